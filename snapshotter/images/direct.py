@@ -1,0 +1,64 @@
+"""Image volumes that containerd asks for without a parent: which model is meant?
+
+containerd >= 2.1 with ``layer_types`` set leaves a model's layers unfetched, so an
+image volume reaches the snapshotter as ``Prepare`` without a parent. Its key,
+``<namespace>/<n>/<state>/image-volumes/<sandbox>/<digest hex>``, carries the digest
+of the image's target; containerd itself knows the name that belongs to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from snapshotter.artifact.digest import Digest
+from snapshotter.artifact.marker import ModelRef
+from snapshotter.images.containerd import Containerd, Image
+from snapshotter.images.errors import ImageError
+from snapshotter.images.resolve import model_manifest
+from snapshotter.registry.errors import RegistryError
+from snapshotter.registry.reference import Reference
+
+_VOLUME_KEY = re.compile(
+    r"(?P<namespace>[^/]+)/\d+/.*/image-volumes/[^/]+/(?:sha256:)?(?P<hex>[0-9a-f]{64})"
+)
+
+
+def find_image_volume(key: str, containerd: Containerd) -> ModelRef | None:
+    """The model that the image volume ``key`` stands for; None when it is no model's.
+
+    Local: asks containerd, never a registry. Raises :class:`ImageError` when it is
+    a model that cannot be located.
+    """
+    match = _VOLUME_KEY.fullmatch(key)
+    if match is None:
+        return None
+    namespace, digest = match["namespace"], Digest(f"sha256:{match['hex']}")
+    images = containerd.images(namespace, f"target.digest=={digest}")
+    raw = containerd.read(namespace, digest)
+    if not images or raw is None:
+        return None
+    manifest = model_manifest(raw, digest, lambda listed: containerd.read(namespace, listed))
+    if manifest is None:
+        return None
+    reference = _locate(images, digest)
+    return ModelRef(reference.registry, reference.repository, manifest.digest)
+
+
+def _locate(images: Sequence[Image], digest: Digest) -> Reference:
+    """A name among an image's records that says where it came from.
+
+    CRI keeps further records under the bare image ID, which say nothing.
+    """
+    for image in images:
+        if "/" not in image.name:
+            continue
+        try:
+            return Reference.parse(image.name)
+        except RegistryError:
+            continue
+    raise ImageError(
+        f"image {digest}: none of its names in containerd "
+        f"({', '.join(image.name for image in images)}) says which registry it came from; "
+        "pull it again by its full reference"
+    )
