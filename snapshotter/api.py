@@ -1,0 +1,87 @@
+"""The management API: what the daemon says of itself, as JSON over HTTP on a unix socket.
+
+``GET /v1/status`` is all there is. Whoever may open the socket (mode 0600) may ask.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from snapshotter import __version__
+from snapshotter.cache.store import BlobStore
+from snapshotter.fetch.fetcher import Fetcher
+from snapshotter.mounts.table import Mounts
+from snapshotter.sockets import listen_unix
+from snapshotter.wsgi import WsgiServer
+
+Status = Callable[[], dict[str, Any]]
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
+
+
+def status_of(store: BlobStore, fetcher: Fetcher, mounts: Mounts) -> Status:
+    """A function that describes these three as they are when it is called.
+
+    Sizes in bytes, times in seconds; ``present_bytes`` counts what is on this
+    node's disk of each model, each blob once.
+    """
+    started = time.time()
+
+    def status() -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_seconds": round(time.time() - started, 3),
+            "memory": {"rss_anon_bytes": rss_anon()},
+            "cache": {"path": str(store.root), "allocated_bytes": store.allocated()},
+            "fetched_bytes": fetcher.stats.fetched_bytes,
+            "requests": fetcher.stats.requests,
+            "rate_bytes_per_second": fetcher.stats.rate(),
+            "models": [mounted.describe() for mounted in mounts.mounted()],
+        }
+
+    return status
+
+
+class ApiServer:
+    """Serves a :data:`Status` on a unix socket, in a thread of its own."""
+
+    def __init__(self, address: Path, status: Status) -> None:
+        self._address = address
+        listener = listen_unix(address)
+        self._server = WsgiServer(_application(status), listener, name="modelpack-api", threads=2)
+
+    def start(self) -> None:
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop()
+        self._address.unlink(missing_ok=True)
+
+
+def rss_anon() -> int:
+    """Bytes of anonymous memory of this process, ``RssAnon`` of proc_pid_status(5)."""
+    match = re.search(r"^RssAnon:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
+
+
+def _application(status: Status) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
+    def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/v1/status":
+            return _answer(start_response, "404 Not Found", {"error": "known is GET /v1/status"})
+        if environ["REQUEST_METHOD"] != "GET":
+            return _answer(start_response, "405 Method Not Allowed", {"error": "use GET"})
+        return _answer(start_response, "200 OK", status())
+
+    return application
+
+
+def _answer(start_response: StartResponse, line: str, body: dict[str, Any]) -> Iterable[bytes]:
+    data = json.dumps(body).encode() + b"\n"
+    start_response(line, [("Content-Type", "application/json"), ("Content-Length", str(len(data)))])
+    return [data]

@@ -1,0 +1,52 @@
+"""Small files kept by digest: manifests.
+
+What is needed to show a model's tree without asking anyone, so that a mount
+works again after a restart while the registry is down.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from snapshotter.artifact.digest import Digest, algorithm, digest_of, encoded
+from snapshotter.errors import ModelpackError
+
+
+class DocumentError(ModelpackError):
+    """A document could not be written."""
+
+
+class Documents:
+    """One directory of files named by their digest, each written whole or not at all."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def get(self, digest: Digest) -> bytes | None:
+        """The document; None where there is none that has this digest."""
+        try:
+            data = self._path(digest).read_bytes()
+        except OSError:
+            return None
+        return data if digest_of(data, like=digest) == digest else None
+
+    def put(self, digest: Digest, data: bytes) -> None:
+        path = self._path(digest)
+        new = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
+                new = Path(file.name)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            new.rename(path)
+        except OSError as error:
+            if new is not None:
+                new.unlink(missing_ok=True)
+            raise DocumentError(f"cannot write {path}: {error.strerror}") from None
+
+    def _path(self, digest: Digest) -> Path:
+        return self._root / algorithm(digest) / encoded(digest)

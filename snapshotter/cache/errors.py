@@ -1,0 +1,13 @@
+"""Errors of the cache."""
+
+from __future__ import annotations
+
+from snapshotter.errors import ModelpackError
+
+
+class CacheError(ModelpackError):
+    """The cache on the disk cannot be used, or cannot take or give these bytes."""
+
+
+class DigestMismatch(CacheError):
+    """A complete blob does not hash to its digest; what was there of it is gone."""

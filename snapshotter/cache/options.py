@@ -1,0 +1,16 @@
+"""Settings of the blob cache: the ``[cache]`` table of the configuration."""
+
+from __future__ import annotations
+
+import msgspec
+
+from snapshotter.units import ByteSize, Seconds
+
+
+class CacheOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    flush_interval: Seconds = Seconds(5)
+    """Longest time between the arrival of bytes and their being durable. What a power cut takes
+    is fetched again; what a killed daemon wrote in this time is fetched again too."""
+
+    flush_bytes: ByteSize = ByteSize(512 << 20)
+    """Bytes that may arrive before they are made durable ahead of ``flush_interval``."""

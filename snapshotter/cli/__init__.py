@@ -1,0 +1,1 @@
+"""The command `modelpack`, for people and their scripts."""

@@ -1,0 +1,202 @@
+"""`modelpack mount` and `umount`: a model on a directory, without containerd and daemon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from fuse.mount import MountError as FuseMountError
+from fuse.mount import fuse_mounts, unmount
+from snapshotter.artifact.digest import encoded
+from snapshotter.cache.documents import Documents
+from snapshotter.cache.store import BlobStore
+from snapshotter.cli.options import Settings, plain_http_option
+from snapshotter.config import Config
+from snapshotter.errors import ModelpackError
+from snapshotter.fetch.fetcher import Fetcher
+from snapshotter.images.resolve import resolve_model
+from snapshotter.mounts.errors import MountError
+from snapshotter.mounts.loader import Loader
+from snapshotter.mounts.serving import FILESYSTEM, Serving
+from snapshotter.registry.client import Registry
+from snapshotter.registry.reference import Reference
+from snapshotter.units import format_size
+
+
+def default_cache() -> Path:
+    """``$XDG_CACHE_HOME/modelpack``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelpack"
+
+
+@click.command()
+@click.argument("reference")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("-d", "--detach", is_flag=True, help="Serve in the background once it is mounted.")
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where fetched bytes are kept.  [default: ~/.cache/modelpack]",
+)
+@click.option(
+    "--log",
+    "log_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With -d: where to write what goes wrong later.  [default: nowhere]",
+)
+@plain_http_option
+@click.pass_obj
+def mount(
+    settings: Settings,
+    reference: str,
+    directory: Path,
+    detach: bool,
+    cache: Path | None,
+    log_file: Path | None,
+    plain_http: bool,
+) -> None:
+    """Show the files of the model REFERENCE at DIRECTORY and fetch their bytes as they are read.
+
+    DIRECTORY must exist. Ends when it is unmounted (modelpack umount DIRECTORY)
+    or, in the foreground, with Ctrl-C. What was fetched stays in the cache for
+    the next time. Without root this needs fusermount3 (package fuse3).
+
+    \b
+    Examples:
+      modelpack mount registry.example.com/models/qwen3:8b /mnt/qwen3
+      modelpack mount registry.example.com/models/qwen3:8b /mnt/qwen3 -d
+    """
+    parsed = Reference.parse(reference)
+    cache = cache or default_cache()
+
+    def serve(ready: Callable[[str], None]) -> None:
+        with settings.registry(parsed, plain_http=plain_http) as registry:
+            _serve(settings.config, registry, parsed, directory.absolute(), cache, ready)
+
+    if detach:
+        click.echo(_in_background(serve, log_file))
+    else:
+        serve(lambda line: click.echo(f"{line}; Ctrl-C unmounts", err=True))
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--lazy", is_flag=True, help="Also while files are open: who has them keeps them.")
+def umount(directory: Path, lazy: bool) -> None:
+    """Unmount a model from DIRECTORY.
+
+    \b
+    Example:
+      modelpack umount /mnt/qwen3
+    """
+    point = directory.parent.resolve() / directory.name
+    if all(found.mount_point != point for found in fuse_mounts(FILESYSTEM)):
+        raise MountError(
+            f"{directory}: no model is mounted there; modelpack status and "
+            f"'findmnt -t fuse.{FILESYSTEM}' show those that are"
+        )
+    try:
+        unmount(point, lazy=lazy)
+    except FuseMountError as error:
+        raise MountError(f"{error} (--lazy)" if not lazy else str(error)) from None
+
+
+def _serve(
+    config: Config,
+    registry: Registry,
+    reference: Reference,
+    directory: Path,
+    cache: Path,
+    ready: Callable[[str], None],
+) -> None:
+    with ExitStack() as stack:
+        ref, manifest = resolve_model(reference, registry)
+        # A directory for each model: two mounts at once must not share one store.
+        store = BlobStore(cache / encoded(ref.digest), config.cache)
+        stack.callback(store.close)
+        fetcher = Fetcher(config.fetch)
+        stack.callback(fetcher.close)
+        documents = Documents(cache / encoded(ref.digest) / "documents")
+        documents.put(ref.digest, manifest.raw)
+        loader = Loader(registry, documents, store, fetcher)
+        model = loader.load(ref)
+        stack.callback(loader.unload, model)
+        serving = Serving(model, directory, fetcher, config.mounts, allow_other=os.geteuid() == 0)
+        stack.callback(serving.stop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: _leave(serving))
+        files = model.layout.files
+        ready(
+            f"{reference}: {len(files)} files, {format_size(sum(f.size for f in files))} "
+            f"at {directory}"
+        )
+        serving.ended.wait()
+
+
+def _leave(serving: Serving) -> None:
+    """On the first signal wait for readers, on the second leave them."""
+    try:
+        serving.detach(lazy=False)
+    except MountError as error:
+        click.echo(f"modelpack: {error}; serving on until they are closed", err=True)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: serving.ended.set())
+        serving.detach(lazy=True)
+
+
+def _in_background(serve: Callable[[Callable[[str], None]], None], log_file: Path | None) -> str:
+    """Run ``serve`` in a session of its own; return its first line once it is ready.
+
+    Forks before any thread exists. Raises what kept the child from becoming ready.
+    """
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        with open(reading) as pipe:
+            answer = pipe.read()
+        os.wait()
+        if not answer.startswith("ready "):
+            raise MountError(answer or "the background process ended before it had mounted")
+        return answer.removeprefix("ready ")
+    os.close(reading)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    _leave_terminal(log_file)
+    os._exit(_report(serve, writing))
+
+
+def _report(serve: Callable[[Callable[[str], None]], None], pipe: int) -> int:
+    """Serve in this process, telling the one who waits how the start went; the exit status."""
+    started = threading.Event()
+
+    def tell(text: str) -> None:
+        if not started.is_set():
+            started.set()
+            os.write(pipe, text.encode())
+            os.close(pipe)
+
+    try:
+        serve(lambda line: tell(f"ready {line}"))
+    except ModelpackError as error:
+        tell(str(error))
+        click.echo(f"modelpack: {error}", err=True)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _leave_terminal(log_file: Path | None) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    log = null if log_file is None else os.open(log_file, flags, 0o600)
+    for number, target in enumerate((null, null, log)):
+        os.dup2(target, number)

@@ -1,0 +1,87 @@
+"""`modelpack status`: what the daemon serves, and how much of it is here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from snapshotter.cli.options import Settings, json_option, terminal
+from snapshotter.errors import ModelpackError
+from snapshotter.units import format_size
+
+_SECONDS = 10.0
+
+
+class DaemonUnreachable(ModelpackError):
+    """The daemon does not answer."""
+
+
+@click.command()
+@click.option(
+    "--api",
+    type=click.Path(path_type=Path),
+    help="The daemon's management socket.  [default: that of the configuration]",
+)
+@json_option
+@click.pass_obj
+def status(settings: Settings, api: Path | None, as_json: bool) -> None:
+    """Show the models this node serves: mounts, bytes present of total, rate.
+
+    \b
+    Examples:
+      modelpack status
+      modelpack status --json | jq '.models[].present_bytes'
+    """
+    answer = ask(api or settings.config.api_address)
+    if as_json:
+        click.echo(json.dumps(answer))
+    else:
+        _show(answer, terminal())
+
+
+def ask(api: Path) -> dict[str, Any]:
+    """The daemon's status; :class:`DaemonUnreachable` when there is none."""
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(api)), timeout=_SECONDS) as client:
+            response = client.get("http://daemon/v1/status")
+            response.raise_for_status()
+            answer: dict[str, Any] = response.json()
+            return answer
+    except (httpx.HTTPError, ValueError) as error:
+        raise DaemonUnreachable(
+            f"the daemon does not answer on {api}: {error}; is modelpack-snapshotter running, "
+            "and may you open its socket?"
+        ) from None
+
+
+def _show(answer: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"modelpack-snapshotter {answer['version']}, pid {answer['pid']}, "
+        f"{format_size(answer['memory']['rss_anon_bytes'])} of memory; "
+        f"cache {format_size(answer['cache']['allocated_bytes'])} in {answer['cache']['path']}; "
+        f"fetched {format_size(answer['fetched_bytes'])} "
+        f"at {format_size(answer['rate_bytes_per_second'])}/s"
+    )
+    if not answer["models"]:
+        console.print("no model is mounted")
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("MODEL", "FILES", "SIZE", "PRESENT", "STATE", "DIRECTORY"):
+        table.add_column(column, overflow="fold")
+    for model in answer["models"]:
+        share = model["present_bytes"] / model["size_bytes"] if model["size_bytes"] else 1
+        table.add_row(
+            model["reference"],
+            str(model["files"]),
+            format_size(model["size_bytes"]),
+            f"{format_size(model['present_bytes'])} ({share:.0%})",
+            model["state"],
+            model["directory"],
+        )
+    console.print(table)

@@ -1,0 +1,150 @@
+"""`modelpack-snapshotter`: the daemon. Puts the rooms together, waits, takes them apart again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import click
+import structlog
+
+from snapshotter import __version__
+from snapshotter.api import ApiServer, status_of
+from snapshotter.artifact.marker import ModelRef
+from snapshotter.cache.documents import Documents
+from snapshotter.cache.store import BlobStore
+from snapshotter.config import DEFAULT_PATH, Config, load_config
+from snapshotter.environment import check_environment, concerns
+from snapshotter.errors import ModelpackError
+from snapshotter.fetch.fetcher import Fetcher
+from snapshotter.images.containerd import Containerd
+from snapshotter.images.direct import find_image_volume
+from snapshotter.images.mirror import named_in_hosts
+from snapshotter.images.mirror import serve as serve_mirror
+from snapshotter.logs import configure_logs
+from snapshotter.mounts.loader import Loader
+from snapshotter.mounts.table import Mounts
+from snapshotter.registry.client import Registry
+from snapshotter.snapshots.service import serve as serve_snapshots
+
+log = structlog.get_logger(__name__)
+
+
+class NodeModels:
+    """What the snapshotter needs of models, from the rooms that have it."""
+
+    def __init__(self, containerd: Containerd, mounts: Mounts) -> None:
+        self._containerd = containerd
+        self._mounts = mounts
+
+    def find(self, key: str, labels: Mapping[str, str]) -> ModelRef | None:
+        del labels  # a hint at best; containerd's own records decide
+        return find_image_volume(key, self._containerd)
+
+    def mount(self, ref: ModelRef) -> Path:
+        return self._mounts.mount(ref)
+
+    def release(self, ref: ModelRef) -> None:
+        self._mounts.release(ref)
+
+
+@contextmanager
+def running(config: Config) -> Iterator[None]:
+    """The whole daemon, from the ground up; on leaving everything is stopped and unmounted."""
+    check_environment(config)
+    root, state = Path(config.root), Path(config.state)
+    with ExitStack() as stack:
+        registry = Registry(config.registry, skip_hosts=(config.mirror.address,))
+        stack.callback(registry.close)
+        store = BlobStore(root / "cache", config.cache)
+        stack.callback(store.close)
+        fetcher = Fetcher(config.fetch)
+        stack.callback(fetcher.close)
+        loader = Loader(registry, Documents(root / "documents"), store, fetcher)
+        mounts = Mounts(state / "mounts", loader, fetcher, config.mounts)
+        stack.callback(mounts.close)
+        containerd = stack.enter_context(Containerd(Path(config.containerd.address)))
+
+        if config.mirror.enabled:
+            mirror = serve_mirror(
+                config.mirror,
+                registry,
+                root / "stubs",
+                serves=named_in_hosts(config.mirror.address, config.registry.certs_d),
+            )
+            stack.callback(mirror.stop)
+        api = ApiServer(config.api_address, status_of(store, fetcher, mounts))
+        stack.callback(api.stop)
+        api.start()
+        # Last up, first down: containerd must never meet a half-built daemon.
+        snapshots = serve_snapshots(config.grpc_address, root, NodeModels(containerd, mounts))
+        stack.callback(snapshots.stop)
+        yield
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help=f"Configuration file (TOML).  [default: {DEFAULT_PATH} where it exists]",
+)
+@click.option("--check", is_flag=True, help="Check configuration and machine, then exit.")
+@click.version_option(__version__, prog_name="modelpack-snapshotter")
+def daemon(config_path: Path | None, check: bool) -> None:
+    """The containerd snapshotter that mounts ModelPack models while their bytes arrive.
+
+    Runs in the foreground as root, logs to standard error, and ends on SIGTERM
+    or Ctrl-C with everything unmounted. All settings are in the configuration
+    file; every one has a default.
+    """
+    config = load_config(config_path)
+    configure_logs(config.log)
+    if check:
+        check_environment(config)
+        click.echo("configuration and machine are in order")
+        return
+    for concern in concerns():
+        log.warning(concern)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with running(config):
+        log.info("ready", version=__version__, address=str(config.grpc_address), pid=os.getpid())
+        _notify("READY=1")
+        stop.wait()
+        log.info("stopping")
+        _notify("STOPPING=1")
+    log.info("stopped")
+
+
+def main() -> None:
+    """Entry point: one line and status 1 for what an administrator can mend."""
+    try:
+        daemon(standalone_mode=False, prog_name="modelpack-snapshotter")
+    except ModelpackError as error:
+        click.echo(f"modelpack-snapshotter: {error}", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+
+
+def _notify(state: str) -> None:
+    """sd_notify(3): systemd starts containerd only after we are ready."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.connect(address)
+        notify.sendall(state.encode())

@@ -1,0 +1,138 @@
+"""A mounted model, seen as a container sees it: by other processes through the kernel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mounts_node import FILES, SHARD, Node, shell
+
+from fuse.mount import fuse_mounts
+from snapshotter.artifact.digest import Digest
+from snapshotter.artifact.marker import ModelRef
+from snapshotter.errors import ModelpackError
+from snapshotter.mounts.errors import MountError
+
+
+def test_every_file_has_the_bytes_of_its_source(
+    node: Node, model: ModelRef, model_directory: Path
+) -> None:
+    directory = node.mounts.mount(model)
+    compared = shell(f"diff -r {model_directory} {directory}")
+    assert (compared.returncode, compared.stdout) == (0, b"")
+
+
+def test_a_listing_fetches_nothing_of_raw_layers(node: Node, model: ModelRef) -> None:
+    directory = node.mounts.mount(model)
+    headers = node.fetcher.stats.fetched_bytes  # of tar layers
+    listed = shell(f"cd {directory} && find . -type f -size -100M | sort").stdout
+    assert listed.split() == sorted(f"./{name}".encode() for name in FILES)
+    assert node.fetcher.stats.fetched_bytes == headers
+
+
+def test_a_byte_that_was_fetched_once_is_not_fetched_again(node: Node, model: ModelRef) -> None:
+    directory = node.mounts.mount(model)
+    for _ in range(2):
+        shell(f"cat {directory}/*/* {directory}/*.* > /dev/null; echo 3 > /proc/sys/vm/drop_caches")
+    total = sum(blob.size for blob in node.mounts.mounted()[0].model.blobs.values())
+    assert node.fetcher.stats.fetched_bytes <= total
+
+
+def test_files_are_readable_by_all_and_writable_by_none(node: Node, model: ModelRef) -> None:
+    directory = node.mounts.mount(model)
+    modes = shell(f"stat -c '%a %u:%g %n' {directory}/config.json {directory}/shards").stdout
+    assert modes.decode().split() == [
+        "444", "0:0", f"{directory}/config.json", "555", "0:0", f"{directory}/shards",
+    ]  # fmt: skip
+    assert shell(f"touch {directory}/new").returncode != 0
+    assert b"Read-only file system" in shell(f": > {directory}/config.json").stderr
+
+
+def test_a_model_mounted_twice_is_one_mount(node: Node, model: ModelRef) -> None:
+    assert node.mounts.mount(model) == node.mounts.mount(model)
+    assert len(node.mounts.mounted()) == 1
+
+
+def test_a_released_model_is_unmounted_and_its_directory_gone(node: Node, model: ModelRef) -> None:
+    directory = node.mounts.mount(model)
+    (serving,) = node.mounts.mounted()
+    node.mounts.release(model)
+    assert serving.ended.wait(10)
+    assert not directory.exists()
+
+
+def test_who_holds_a_file_of_a_released_model_reads_on(node: Node, model: ModelRef) -> None:
+    directory = node.mounts.mount(model)
+    with subprocess.Popen(
+        ["sh", "-c", f"exec < {directory}/shards/model.safetensors; echo open; read go; tail -c 7"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"open\n"
+        (serving,) = node.mounts.mounted()
+        node.mounts.release(model)
+        again = node.mounts.mount(model)  # a new mount of the same model meanwhile
+        assert not serving.ended.is_set()
+        assert shell(f"tail -c 7 {again}/shards/model.safetensors").stdout == b"the end"
+        reader.kill()
+    assert serving.ended.wait(10)
+
+
+def test_after_a_restart_a_model_is_mounted_without_its_registry(
+    make_node: Callable[[], Node], model: ModelRef
+) -> None:
+    node = make_node()
+    directory = node.mounts.mount(model)
+    shell(f"cat {directory}/shards/* > /dev/null")
+    node = make_node()
+    node.registry.close()
+    directory = node.mounts.mount(model)
+    assert shell(f"cat {directory}/shards/*").stdout == SHARD
+
+
+def test_a_mount_left_by_a_killed_daemon_is_taken_away(
+    make_node: Callable[[], Node], model: ModelRef, tmp_path: Path
+) -> None:
+    node = make_node()
+    directory = node.mounts.mount(model)
+    (serving,) = node.mounts.mounted()
+    serving.stop()  # as the kernel does for a process that dies
+    with pytest.raises(OSError, match="Transport endpoint"):
+        os.listdir(directory)
+    node.mounts._alive.clear()
+    make_node()
+    assert not [m for m in fuse_mounts("modelpack") if m.mount_point.is_relative_to(tmp_path)]
+
+
+def test_a_model_that_is_not_in_the_registry_is_an_error_and_no_directory(
+    node: Node, model: ModelRef, tmp_path: Path
+) -> None:
+    absent = ModelRef(model.registry, model.repository, Digest("sha256:" + "0" * 64))
+    with pytest.raises(ModelpackError, match="has no manifest"):
+        node.mounts.mount(absent)
+    assert list((tmp_path / "mounts").iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_mounted_on_is_an_error_that_names_the_model(
+    node: Node, model: ModelRef, tmp_path: Path
+) -> None:
+    (tmp_path / "mounts" / model.digest.removeprefix("sha256:")).write_text("in the way")
+    with pytest.raises(MountError, match="in the way|cannot make|no directory"):
+        node.mounts.mount(model)
+    assert node.mounts.mounted() == []
+
+
+def test_status_tells_what_is_here_of_a_model(node: Node, model: ModelRef) -> None:
+    directory = node.mounts.mount(model)
+    (serving,) = node.mounts.mounted()
+    before = serving.describe()
+    assert before["reference"] == str(model)
+    assert before["state"] == "partial"
+    shell(f"cat {directory}/shards/* {directory}/*.* > /dev/null")
+    after = serving.describe()
+    assert after["present_bytes"] == after["size_bytes"]
+    assert after["state"] in ("complete", "verified")
