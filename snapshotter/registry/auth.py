@@ -1,0 +1,205 @@
+"""Proving to registries who we are: Basic, and Bearer tokens with their cache.
+
+Bearer follows distribution's ``docs/content/spec/auth/token.md`` (GET) and
+``oauth.md`` (POST, for identity tokens).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlencode, urlsplit
+
+from snapshotter.registry.challenges import Challenge, parse_challenges
+from snapshotter.registry.control import Answer, Control
+from snapshotter.registry.credentials import Credential, Lookup, find_credential
+from snapshotter.registry.errors import BadAnswer, Unauthorized
+from snapshotter.registry.failures import status_error
+from snapshotter.registry.hosts import Host, address_of
+
+_CLIENT_ID = "modelpack-snapshotter"
+_TOKEN_LIMIT = 1 << 20
+_DEFAULT_LIFETIME = 60.0  # token.md: what a missing expires_in means
+_GRANTS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A right at a host: to read, or also to write, one repository."""
+
+    host: Host
+    repository: str
+    push: bool = False
+
+    @property
+    def scope(self) -> str:
+        return f"repository:{self.repository}:{'pull,push' if self.push else 'pull'}"
+
+
+@dataclass(slots=True)
+class _Grant:
+    """What a host accepted last for an access."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    header: str | None = field(default=None, repr=False)
+    expires: float | None = None
+    challenge: Challenge | None = None
+    story: str = ""
+
+
+class Authorizer:
+    """Knows the ``Authorization`` header for each access; thread-safe."""
+
+    def __init__(self, control: Control, docker_config: str = "") -> None:
+        self._control = control
+        self._docker_config = docker_config
+        self._lock = threading.Lock()
+        self._grants: dict[tuple[str, str, bool], _Grant] = {}
+
+    def header(self, access: Access) -> str | None:
+        """The header to send; None before the host has asked for one. Renews a token that ends."""
+        grant = self._grant(access)
+        with grant.lock:
+            if grant.expires is not None and time.monotonic() >= grant.expires:
+                grant.header = None
+                assert grant.challenge is not None
+                self._renew(grant, access, grant.challenge)
+            return grant.header
+
+    def renew(self, access: Access, values: Sequence[str], rejected: str | None) -> None:
+        """After a 401 with these ``WWW-Authenticate`` values for the header ``rejected``.
+
+        Raises :class:`Unauthorized` when there is nothing better to send.
+        """
+        grant = self._grant(access)
+        with grant.lock:
+            if grant.header is not None and grant.header != rejected:
+                return  # another thread has renewed it meanwhile
+            challenges = parse_challenges(values)
+            challenge = _choose(challenges)
+            if challenge is None:
+                schemes = ", ".join(c.scheme for c in challenges) or "nothing"
+                raise _refused(access, f"it offers {schemes} to log in, we know Bearer and Basic")
+            self._renew(grant, access, challenge)
+            if grant.header == rejected:
+                raise _refused(access, grant.story)
+
+    def story(self, access: Access) -> str:
+        """Which credentials were used, for messages."""
+        return self._grant(access).story
+
+    def _grant(self, access: Access) -> _Grant:
+        key = (access.host.url, access.repository, access.push)
+        with self._lock:
+            grant = self._grants.get(key)
+            if grant is None:
+                if len(self._grants) >= _GRANTS:
+                    del self._grants[next(iter(self._grants))]
+                grant = self._grants[key] = _Grant()
+            return grant
+
+    def _renew(self, grant: _Grant, access: Access, challenge: Challenge) -> None:
+        found = self._find(access)
+        grant.challenge, grant.story = challenge, found.story
+        if challenge.scheme == "basic":
+            if found.credential is None:
+                raise _refused(access, found.story)
+            grant.header, grant.expires = found.credential.basic, None
+            return
+        token, lifetime = self._token(access, challenge, found)
+        grant.header = f"Bearer {token}"
+        # A token that ends while a request is on its way costs a second request.
+        grant.expires = time.monotonic() + 0.9 * lifetime
+
+    def _find(self, access: Access) -> Lookup:
+        return find_credential(access.host.address, self._docker_config)
+
+    def _token(self, access: Access, challenge: Challenge, found: Lookup) -> tuple[str, float]:
+        realm = challenge.parameters.get("realm", "")
+        parts = urlsplit(realm)
+        name = access.host.address
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BadAnswer(f"{name} names no usable token server: realm {realm!r}", host=name)
+        plain = parts.scheme == "http" and access.host.url.startswith("https:")
+        if plain and found.credential is not None:
+            raise Unauthorized(
+                f"{name} wants its credentials sent without TLS to {address_of(realm)}; they were "
+                "not sent; its administrator must name a token server with https",
+                host=name,
+            )
+        asked = f"a token for {access.repository}"
+        answer = self._request_token(access, challenge, found.credential, realm, asked)
+        if answer.status >= 300:
+            raise status_error(
+                answer.status,
+                access.host.url if answer.status in (401, 403) else realm,
+                asked,
+                body=answer.body,
+                story=found.story,
+                retry_after=answer.header("retry-after"),
+            )
+        return _read_token(answer, address_of(realm), asked)
+
+    def _request_token(
+        self,
+        access: Access,
+        challenge: Challenge,
+        credential: Credential | None,
+        realm: str,
+        asked: str,
+    ) -> Answer:
+        fields = {"scope": challenge.parameters.get("scope") or access.scope}
+        if service := challenge.parameters.get("service"):
+            fields["service"] = service
+        method, url, headers, content = "GET", realm, {"Accept": "application/json"}, None
+        if credential is not None and credential.identity_token:
+            fields |= {
+                "grant_type": "refresh_token",
+                "refresh_token": credential.identity_token,
+                "client_id": _CLIENT_ID,
+            }
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            method, content = "POST", urlencode(fields).encode()
+        else:
+            url += ("&" if urlsplit(realm).query else "?") + urlencode(fields)
+            if credential is not None:
+                headers["Authorization"] = credential.basic
+        return self._control.send(
+            method,
+            url,
+            asked=asked,
+            headers=headers,
+            tls=access.host.tls,
+            identify=False,
+            limit=_TOKEN_LIMIT,
+            content=content,
+        )
+
+
+def _choose(challenges: Sequence[Challenge]) -> Challenge | None:
+    for scheme in ("bearer", "basic"):
+        for challenge in challenges:
+            if challenge.scheme == scheme:
+                return challenge
+    return None
+
+
+def _refused(access: Access, story: str) -> Unauthorized:
+    error = status_error(401, access.host.url, f"access to {access.repository}", story=story)
+    assert isinstance(error, Unauthorized)
+    return error
+
+
+def _read_token(answer: Answer, server: str, asked: str) -> tuple[str, float]:
+    try:
+        fields = json.loads(answer.body)
+        token = fields.get("token") or fields.get("access_token")
+        lifetime = float(fields.get("expires_in") or _DEFAULT_LIFETIME)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        token = None
+    if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+        raise BadAnswer(f"{server} answered no token when asked for {asked}", host=server)
+    return token, max(lifetime, _DEFAULT_LIFETIME)

@@ -1,0 +1,22 @@
+"""What tests of several rooms ask for by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from registry_process import RegistryProcess
+
+
+@pytest.fixture(scope="session")
+def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryProcess]:
+    """A real registry that anybody may read and write. Use a repository of your own."""
+    with RegistryProcess(tmp_path_factory.mktemp("registry")) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def private_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryProcess]:
+    """A real registry that wants ``registry_process.USER`` and ``PASSWORD`` (Basic)."""
+    with RegistryProcess(tmp_path_factory.mktemp("private"), private=True) as process:
+        yield process
