@@ -1,0 +1,25 @@
+"""What the snapshotter needs of models, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from snapshotter.artifact.marker import ModelRef
+
+
+class Models(Protocol):
+    """Models of this node. Thread-safe; every method raises :class:`ModelpackError`."""
+
+    def find(self, key: str, labels: Mapping[str, str]) -> ModelRef | None:
+        """The model that a snapshot without parent, asked for under ``key``, stands for.
+
+        None when the key is no model's. Raises when it is one that cannot be served.
+        """
+
+    def mount(self, ref: ModelRef) -> Path:
+        """A directory that shows the model's files; idempotent, may take as long as a fetch."""
+
+    def release(self, ref: ModelRef) -> None:
+        """No snapshot stands for a model of this digest any more. Quick."""

@@ -1,0 +1,225 @@
+"""The snapshotter: containerd's interface (``core/snapshots``), in the interface's order.
+
+The whole of it on one page: metadata decide, directories follow, models take the
+place of the layers that stand for them. Nothing that may take long happens inside
+a transaction, and nothing at all about models in Commit, for which all of
+containerd waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+from snapshotter.artifact.errors import ArtifactError
+from snapshotter.artifact.marker import ModelRef, decode_marker
+from snapshotter.errors import ModelpackError
+from snapshotter.snapshots import overlay
+from snapshotter.snapshots.errors import AlreadyExists, FailedPrecondition, NotFound, SnapshotError
+from snapshotter.snapshots.filters import parse_filters
+from snapshotter.snapshots.idmap import mapped_root
+from snapshotter.snapshots.layers import Layers
+from snapshotter.snapshots.metadata import Metadata
+from snapshotter.snapshots.models import Models
+from snapshotter.snapshots.overlay import Mount
+from snapshotter.snapshots.snapshot import Kind, Snapshot, Usage
+
+log = structlog.get_logger(__name__)
+
+
+class Snapshotter:
+    """Snapshots below ``root``. Thread-safe. Raises :class:`ModelpackError` and OSError."""
+
+    def __init__(self, root: Path, models: Models) -> None:
+        overlay.check_root(root)
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SnapshotError(f"cannot make root {root}: {error.strerror}") from None
+        self._models = models
+        self._metadata = Metadata(root / "snapshots.db")
+        try:
+            self._layers = Layers(root / "snapshots")
+        except BaseException:
+            self._metadata.close()
+            raise
+        self._layers.sweep(self._metadata.ids())
+        self._overlay_options = _kernel_options()
+        self._releasing = threading.Lock()
+
+    def stat(self, key: str) -> Snapshot:
+        return self._metadata.get(key)
+
+    def update(self, name: str, labels: Mapping[str, str], paths: Sequence[str]) -> Snapshot:
+        with self._metadata.transaction() as transaction:
+            return transaction.update(name, labels, paths)
+
+    def usage(self, key: str) -> Usage:
+        """Bytes on this machine; of a model those of its marker, never what it would fetch."""
+        snapshot = self._metadata.get(key)
+        if not snapshot.has_layer:
+            return Usage()
+        if snapshot.usage is not None:
+            return snapshot.usage
+        try:
+            usage = self._layers.usage(snapshot.id)
+        except FileNotFoundError:
+            raise NotFound(f"snapshot {key} was removed meanwhile") from None
+        if snapshot.kind is Kind.COMMITTED:
+            with self._metadata.transaction() as transaction:
+                transaction.keep_usage(snapshot, usage)
+        return usage
+
+    def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> Mount:
+        return self._create(Kind.ACTIVE, key, parent, labels)
+
+    def view(self, key: str, parent: str, labels: Mapping[str, str]) -> Mount:
+        return self._create(Kind.VIEW, key, parent, labels)
+
+    def mounts(self, key: str) -> Mount:
+        """Of an active snapshot or a view, again; mounts its model again when need be."""
+        snapshot = self._metadata.get(key)
+        if snapshot.kind is Kind.COMMITTED:
+            raise FailedPrecondition(f"snapshot {key} is committed: it has no mounts, view it")
+        return self._show(snapshot)
+
+    def commit(self, name: str, key: str, labels: Mapping[str, str], parent: str = "") -> None:
+        with self._metadata.transaction() as transaction:
+            committed = transaction.commit(key, name, labels, parent)
+            model = None if committed.parent else self._marked(committed)
+            if model is not None:
+                transaction.stand_for(committed, model)
+        if model is not None:
+            log.info("layer stands for a model", snapshot=name, model=str(model))
+
+    def remove(self, key: str) -> None:
+        with self._metadata.transaction() as transaction:
+            removed = transaction.remove(key)
+            if removed.has_layer:
+                transaction.undo(self._layers.put_back, removed.id)
+                self._layers.set_aside(removed.id)
+        if removed.has_layer:
+            self._layers.delete(removed.id)
+        if removed.model is not None:
+            self._release(removed.model)
+
+    def walk(self, filters: Sequence[str]) -> Iterator[Snapshot]:
+        wanted = parse_filters(filters)
+        return (found for found in self._metadata.all() if wanted.match(found.field))
+
+    def cleanup(self) -> None:
+        """Delete what is no snapshot's, and wait for deletions under way."""
+        with self._metadata.transaction():  # nothing half built meanwhile
+            self._layers.sweep(self._metadata.ids())
+        self._layers.wait()
+
+    def close(self) -> None:
+        self._layers.close()
+        self._metadata.close()
+
+    def _create(self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]) -> Mount:
+        model = None if parent else self._meant(kind, key, labels)
+        snapshot = self._record(kind, key, parent, labels, model)
+        try:
+            return self._show(snapshot)
+        except BaseException:
+            self.remove(key)
+            raise
+
+    def _meant(self, kind: Kind, key: str, labels: Mapping[str, str]) -> ModelRef | None:
+        """The model that a snapshot without parent is for; raises rather than show nothing."""
+        if self._metadata.exists(key):
+            raise AlreadyExists(f"snapshot {key} already exists")
+        model = self._models.find(key, labels)
+        if model is None and overlay.would_show_nothing(kind, key):
+            raise FailedPrecondition(
+                f"snapshot {key}: the image has no layer to show, and is no model known here; "
+                "if it is a model, pull it again with: modelpack pull REFERENCE"
+            )
+        return model
+
+    def _record(
+        self, kind: Kind, key: str, parent: str, labels: Mapping[str, str], model: ModelRef | None
+    ) -> Snapshot:
+        with self._metadata.transaction() as transaction:
+            created = transaction.create(kind, key, parent, labels, model)
+            if created.has_layer:
+                transaction.undo(self._layers.discard, created.id)
+                self._layers.create(created.id, self._owner(created))
+        return created
+
+    def _owner(self, snapshot: Snapshot) -> tuple[int, int] | None:
+        """Who owns the root directory: the user namespace's root, or whoever owns the parent's."""
+        if (root := mapped_root(snapshot.labels)) is not None:
+            return root
+        if not snapshot.parent:
+            return None
+        return self._layers.owner(self._metadata.get(snapshot.parent).id)
+
+    def _marked(self, committed: Snapshot) -> ModelRef | None:
+        marker = self._layers.marker(committed.id)
+        if marker is None:
+            return None
+        try:
+            return decode_marker(marker)
+        except ArtifactError as error:
+            raise FailedPrecondition(f"snapshot {committed.name}: {error}") from None
+
+    def _show(self, snapshot: Snapshot) -> Mount:
+        ancestors = self._metadata.ancestors(snapshot)
+        if overlay.shows_only_a_model(snapshot, ancestors):
+            model = snapshot.model or ancestors[0].model
+            assert model is not None
+            return overlay.model_mount(self._mounted(model))
+        return overlay.layer_mount(
+            snapshot.kind,
+            self._layers.layer(snapshot.id),
+            [self._lower(ancestor) for ancestor in ancestors],
+            options=self._overlay_options,
+            idmap=self._idmap(snapshot, ancestors),
+        )
+
+    def _lower(self, ancestor: Snapshot) -> Path:
+        if ancestor.model is None:
+            return self._layers.layer(ancestor.id).files
+        return self._layers.link_model(ancestor.id, self._mounted(ancestor.model))
+
+    def _idmap(self, snapshot: Snapshot, ancestors: Sequence[Snapshot]) -> tuple[str, ...]:
+        """Mount options that map IDs, unless containerd chowned the parent into the namespace.
+
+        It does so where the snapshotter does not declare the capability ``remap-ids``,
+        and hands over the same labels in both cases.
+        """
+        root = mapped_root(snapshot.labels)
+        if root is None or (ancestors and self._layers.owner(ancestors[0].id) == root):
+            return ()
+        return overlay.idmap_options(snapshot.labels)
+
+    def _mounted(self, model: ModelRef) -> Path:
+        # The snapshot is recorded, so no release begins from here on; one that began before
+        # must be over, or it would take away what is mounted now.
+        with self._releasing:
+            pass
+        return self._models.mount(model)
+
+    def _release(self, model: ModelRef) -> None:
+        with self._releasing:
+            if self._metadata.stands_for(model.digest):
+                return
+            try:
+                self._models.release(model)
+            except ModelpackError as error:
+                log.warning("model not released", model=str(model), why=str(error))
+
+
+def _kernel_options() -> tuple[str, ...]:
+    """What overlayfs needs said on this kernel.
+
+    ``index=off`` where the option is known: with it on, a lower may not be used by two
+    mounts with different uppers. (``userxattr`` is for daemons in a user namespace, which
+    this one cannot be: it mounts FUSE for others.)
+    """
+    return ("index=off",) if Path("/sys/module/overlay/parameters/index").exists() else ()
