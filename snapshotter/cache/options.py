@@ -8,6 +8,10 @@ from snapshotter.units import ByteSize, Seconds
 
 
 class CacheOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[cache]``: the blobs below ``<root>/cache``."""
+
+    """``[cache]``: when what has arrived is made durable."""
+
     flush_interval: Seconds = Seconds(5)
     """Longest time between the arrival of bytes and their being durable. What a power cut takes
     is fetched again; what a killed daemon wrote in this time is fetched again too."""

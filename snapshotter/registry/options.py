@@ -8,7 +8,7 @@ from snapshotter.units import ByteSize, Seconds
 
 
 class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How registries are reached."""
+    """``[registry]``: how registries are reached."""
 
     certs_d: tuple[str, ...] = ("/etc/containerd/certs.d", "/etc/docker/certs.d")
     """Directories searched in order for ``HOST/hosts.toml`` (containerd's format)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +101,7 @@ def test_a_mount_left_by_a_killed_daemon_is_taken_away(
     (serving,) = node.mounts.mounted()
     serving.stop()  # as the kernel does for a process that dies
     with pytest.raises(OSError, match="Transport endpoint"):
-        os.listdir(directory)
+        list(directory.iterdir())
     node.mounts._alive.clear()
     make_node()
     assert not [m for m in fuse_mounts("modelpack") if m.mount_point.is_relative_to(tmp_path)]
@@ -121,7 +120,7 @@ def test_a_directory_that_cannot_be_mounted_on_is_an_error_that_names_the_model(
     node: Node, model: ModelRef, tmp_path: Path
 ) -> None:
     (tmp_path / "mounts" / model.digest.removeprefix("sha256:")).write_text("in the way")
-    with pytest.raises(MountError, match="in the way|cannot make|no directory"):
+    with pytest.raises(MountError, match="cannot make"):
         node.mounts.mount(model)
     assert node.mounts.mounted() == []
 

@@ -1,0 +1,318 @@
+"""The fetcher: threads that bring ranges, around the one decision of plan.py.
+
+A reader's thread notes what is read and parks what is not there. Each connection
+has a thread that asks for the next range, brings it (worker.py), and answers the
+reads that became whole. One lock guards the state; nothing slow happens under it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+import structlog
+
+from snapshotter.cache.blob import Blob, BlobState
+from snapshotter.cache.errors import CacheError, DigestMismatch
+from snapshotter.fetch.errors import FetchError
+from snapshotter.fetch.options import FetchOptions
+from snapshotter.fetch.plan import backoff, next_range
+from snapshotter.fetch.records import Download, Flight, LoadedModel, Read, ReadResult
+from snapshotter.fetch.state import State
+from snapshotter.fetch.stats import FetchStats
+from snapshotter.fetch.verifier import Verifier
+from snapshotter.fetch.worker import PIECE, Worker, from_cache, hand_over
+from snapshotter.registry.blobs import BlobOrigin, RangeBody
+from snapshotter.registry.errors import RegistryError
+
+if TYPE_CHECKING:
+    from snapshotter.artifact.digest import Digest
+
+__all__ = ["Fetcher", "LoadedModel", "ReadResult"]
+
+log = structlog.get_logger(__name__)
+
+_UNCACHED = 30.0
+"""Seconds without readahead and completion after the cache took no bytes."""
+_JOIN = 5.0
+
+
+def _ignore(_: Blob) -> None:
+    pass
+
+
+class Fetcher:
+    """Brings bytes of models into their blobs, and to whoever reads them. Thread-safe.
+
+    ``on_verified`` and ``on_bad`` are called, from a thread of ours, when a blob has
+    been hashed. Close it to end its threads.
+    """
+
+    def __init__(
+        self,
+        options: FetchOptions,
+        *,
+        on_verified: Callable[[Blob], None] = _ignore,
+        on_bad: Callable[[Blob], None] = _ignore,
+    ) -> None:
+        self.stats = FetchStats()
+        self._options = options
+        self._on_bad = on_bad
+        self._state = State(options)
+        self._downloads: WeakValueDictionary[Digest, Download] = WeakValueDictionary()
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._idle = 0
+        self._closed = False
+        self._local = threading.local()
+        self._verifier = Verifier(on_verified, self._condemn)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"modelpack-fetch-{number}", daemon=True)
+            for number in range(options.connections)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def add_model(self, blobs: Sequence[tuple[Blob, BlobOrigin]]) -> LoadedModel:
+        """Let ``blobs`` be read; their order is the order of background completion.
+
+        A blob that occurs again, here or in another model, is fetched once. Raises
+        :class:`FetchError` when the fetcher is closed.
+        """
+        origins: dict[Download, BlobOrigin] = {}
+        with self._lock:
+            if self._closed:
+                raise FetchError("no model can be read: the fetcher is closed")
+            for blob, origin in blobs:
+                download = self._downloads.get(blob.digest)
+                if download is None or download.blob is not blob:
+                    download = self._downloads[blob.digest] = Download(blob)
+                    if blob.state is BlobState.BAD:
+                        download.bad = f"{blob.digest}: wrong bytes came, none is served any more"
+                origins.setdefault(download, origin)
+            model = LoadedModel(origins)
+            self._state.add_model(model)
+        for download in origins:
+            if download.blob.state is BlobState.COMPLETE:
+                self._verifier.put(download.blob)
+        return model
+
+    def remove_model(self, model: LoadedModel) -> None:
+        """Fetch nothing more for ``model`` but what is being waited for. Idempotent."""
+        with self._lock:
+            self._state.remove_model(model)
+
+    def read(
+        self,
+        model: LoadedModel,
+        blob: Blob,
+        offset: int,
+        size: int,
+        stream: Hashable,
+        deliver: Callable[[ReadResult], None],
+    ) -> None:
+        """Ask for ``size`` bytes from ``offset`` of ``blob``; less only at its end.
+
+        Never waits for the network. ``deliver`` is called exactly once, from any
+        thread, also this one before `read` returns: with buffers that are valid during
+        the call only, or with a :class:`FetchError`. It must not block.
+
+        ``stream`` names the reader, an open file for instance: reading forward is
+        found for each. So ask for every read of a blob that is not complete, also of
+        bytes that are there already.
+        """
+        if offset < 0 or size < 0:
+            raise ValueError(f"cannot read {size} bytes at {offset}")
+        start, end = min(offset, blob.size), min(offset + size, blob.size)
+        now = time.monotonic()
+        with self._lock:
+            download = self._downloads.get(blob.digest)
+            if download is None or model not in self._state.models or download not in model.origins:
+                read = None
+            else:
+                run = self._state.note(model, download, start, end, stream, now)
+                deadline = now + self._options.read_deadline
+                read = Read(download, model, start, end, run, deadline, deliver)
+        if read is None:
+            deliver(FetchError(f"{blob.digest} is no longer served: its model was unloaded"))
+        else:
+            self._answer_or_park(read)
+
+    def close(self) -> None:
+        """Fail the reads that wait, and end the threads. Idempotent."""
+        with self._lock:
+            self._closed = True
+            waiting = [self._state.drop(read) for read in list(self._state.reads)]
+            bodies = [flight.body for flight in self._state.flights if flight.body is not None]
+            self._work.notify_all()
+        for read in waiting:
+            hand_over(read, _closed_error(read))
+        for body in bodies:
+            body.close()
+        self._verifier.close()
+        patience = time.monotonic() + _JOIN
+        for thread in self._threads:
+            thread.join(max(0.0, patience - time.monotonic()))
+            if thread.is_alive():
+                log.warning("a request did not end in time", thread=thread.name)
+
+    # Answering
+
+    def _answer_or_park(self, read: Read) -> None:
+        failure = None
+        with self._lock:
+            there = not read.download.lacks(read)
+            if read.download.bad is not None:
+                failure = FetchError(read.download.bad)
+            elif self._closed:
+                failure = _closed_error(read)
+            elif not there:
+                self._state.park(read)
+            self._wake(time.monotonic())
+        if failure is not None:
+            hand_over(read, failure)
+        elif there:
+            if not hasattr(self._local, "scratch"):
+                self._local.scratch = bytearray(PIECE)
+            self.answer(read, self._local.scratch)
+
+    def answer(self, read: Read, scratch: bytearray) -> None:
+        """Answer a read whose bytes are all there (for workers, see :class:`worker.Board`)."""
+        try:
+            data = from_cache(read.download.blob, read, scratch)
+        except CacheError as error:
+            hand_over(read, FetchError(str(error)))
+            return
+        if read.download.lacks(read):
+            # What was there has been dropped while it was read: wrong, or lost by the disk.
+            self._answer_or_park(read)
+        else:
+            hand_over(read, (data,))
+
+    # Connections' threads
+
+    def _run(self) -> None:
+        worker = Worker(self)
+        while self._fly_next(worker):
+            pass
+
+    def _fly_next(self, worker: Worker) -> bool:
+        """Wait for a range to fetch, and bring it. False when there will be none any more."""
+        flight = self._next_flight()
+        if flight is None:
+            return False
+        error: Exception | None = None
+        self.stats.count_request()
+        try:
+            worker.fly(flight)
+        except RegistryError as raised:
+            error = raised
+        except Exception as raised:
+            log.exception("fetching failed unexpectedly", digest=flight.download.blob.digest)
+            error = raised
+        self._ended(flight, error)
+        return True
+
+    def _next_flight(self) -> Flight | None:
+        while True:
+            with self._lock:
+                if self._closed:
+                    return None
+                now = time.monotonic()
+                expired = self._state.expire(now)
+                if not expired:
+                    chosen = next_range(self._state, now)
+                    if chosen is not None:
+                        flight = self._state.begin(chosen, now)
+                        self._wake(now)
+                        return flight
+                    self._idle += 1
+                    event = self._state.next_event(now)
+                    self._work.wait(None if math.isinf(event) else event)
+                    self._idle -= 1
+            self._fail_late(expired)
+
+    def _wake(self, now: float) -> None:
+        """With the lock held: wake a thread if there is something to do for it."""
+        if self._idle and next_range(self._state, now) is not None:
+            self._work.notify()
+
+    def started(self, flight: Flight, body: RangeBody) -> None:
+        with self._lock:
+            flight.body = body
+            closed = self._closed
+        if closed:
+            body.close()
+
+    def landed(self, flight: Flight, data: memoryview, failure: CacheError | None) -> list[Read]:
+        self.stats.count_bytes(len(data))
+        download = flight.download
+        now = time.monotonic()
+        with self._lock:
+            ready = self._state.landed(flight, data, cached=failure is None)
+            expired = self._state.expire(now)
+            if failure is not None:
+                if self._state.uncached_until < now:
+                    log.warning("the cache takes no bytes, reading on without", error=str(failure))
+                self._state.uncached_until = now + _UNCACHED
+        if failure is None and download.blob.complete:
+            self._verifier.put(download.blob)
+        self._fail_late(expired)
+        return ready
+
+    def _ended(self, flight: Flight, error: Exception | None) -> None:
+        download = flight.download
+        asked = getattr(error, "retry_after", None)
+        with self._lock:
+            delay = backoff(self._options, download.failures, asked, random.random())
+            failed = self._state.ended(flight, error, delay, time.monotonic())
+            closed = self._closed
+        if error is not None and not closed:
+            level = log.warning if failed or download.failures == 1 else log.debug
+            level(
+                "range failed",
+                blob=flight.model.origins[download].name,
+                start=flight.start,
+                end=flight.end,
+                error=str(error),
+                failures=download.failures,
+                failed_reads=len(failed),
+                next_attempt_in=round(delay, 1),
+            )
+        for read in failed:
+            failure = FetchError(str(error))
+            failure.__cause__ = error
+            hand_over(read, failure)
+
+    def _fail_late(self, expired: list[Read]) -> None:
+        for read in expired:
+            failure = FetchError(
+                f"{read.model.origins[read.download].name}: bytes {read.start}-{read.end - 1} "
+                f"did not come within {self._options.read_deadline:g} s; "
+                f"last error: {read.download.last_error or 'none, the registry is too slow'}"
+            )
+            failure.__cause__ = read.download.last_error
+            log.warning("a read failed", error=str(failure))
+            hand_over(read, failure)
+
+    # Verification
+
+    def _condemn(self, blob: Blob, error: DigestMismatch) -> None:
+        with self._lock:
+            download = self._downloads.get(blob.digest)
+            waiting = []
+            if download is not None:
+                download.bad = str(error)
+                waiting = [self._state.drop(read) for read in list(download.reads)]
+        for read in waiting:
+            hand_over(read, FetchError(str(error)))
+        self._on_bad(blob)
+
+
+def _closed_error(read: Read) -> FetchError:
+    return FetchError(f"{read.download.blob.digest}: not fetched, the fetcher is closed")

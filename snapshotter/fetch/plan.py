@@ -1,0 +1,149 @@
+"""The one decision: which range does a free connection fetch next?
+
+Pure functions over the state, in the order of what matters: a reader that waits,
+then the bytes just ahead of a sequential reader, then completing a model.
+"""
+
+from __future__ import annotations
+
+from snapshotter.fetch.options import FetchOptions
+from snapshotter.fetch.records import Download, Range, Read
+from snapshotter.fetch.state import State
+from snapshotter.fetch.streams import Run, is_sequential
+
+FIRST_WINDOW = 1 << 20
+"""Bytes fetched ahead of a reader that has just proved sequential."""
+
+
+LONG_WAIT = 0.5
+"""Seconds a read waits for a flight to come to it before it gets a range of its own."""
+
+
+def next_range(state: State, now: float) -> Range | None:
+    """What a free connection fetches next, or None when there is nothing to do now."""
+    streaming = sum(flight.streaming for flight in state.flights)
+    room = streaming < state.options.connections - state.options.reserved
+    chosen = _demand(state, now, room)
+    if chosen is None and room and now >= state.uncached_until:
+        chosen = _readahead(state, now) or _background(state, now)
+    return chosen
+
+
+def _demand(state: State, now: float, room: bool) -> Range | None:
+    """The first piece nobody fetches yet of the read that has waited longest."""
+    for read in state.reads:
+        download = read.download
+        if not read.pending or now < download.demand_at:
+            continue
+        gap = download.unclaimed(read.start, read.end, read.received)
+        if gap is not None:
+            return _demanded(read, gap, state.options, now, room and now >= state.uncached_until)
+        if (cutting := _overtaking(read, state.options, now)) is not None:
+            return cutting
+    return None
+
+
+def _overtaking(read: Read, options: FetchOptions, now: float) -> Range | None:
+    """An isolated read far inside a slow flight: cut the flight off before it.
+
+    So every byte is still fetched once, at the price of the flight's connection.
+    """
+    if is_sequential(read.run, options.sequential_after):
+        return None
+    start, end = read.start - read.start % options.grain, _round_up(read.end, options.grain)
+    for flight in read.download.flights:
+        # Only where the flight has not been asked for bytes behind the cut already.
+        if flight.cursor < start < flight.end and flight.wait_for(start, now) > LONG_WAIT:
+            return Range(read.model, read.download, start, min(end, flight.end), False, flight)
+    return None
+
+
+def _demanded(
+    read: Read, gap: tuple[int, int], options: FetchOptions, now: float, room: bool
+) -> Range:
+    """``gap`` of ``read``, and around it what is likely to be read next."""
+    download, grain = read.download, options.grain
+    start, end = gap[0] - gap[0] % grain, _round_up(gap[1], grain)
+    streaming = (
+        room and now >= download.stream_at and is_sequential(read.run, options.sequential_after)
+    )
+    if streaming:
+        end = _round_up(read.end, _step(read.run, options))
+    elif room and read.run.credit >= 2 * grain and read.run.reads > 1:
+        # A run that begins: fetch as much again, so that it grows in few round trips.
+        end = _round_up(read.end + read.run.credit, grain)
+    end = min(end, download.blob.size)
+    # Nothing that is there or on its way already; but always the first byte that lacks.
+    while (free := download.unclaimed(start, end, read.received)) is not None:
+        if free[0] <= gap[0] < free[1]:
+            return Range(read.model, download, *free, streaming)
+        start = free[1]
+    return Range(read.model, download, *gap, streaming)
+
+
+def _readahead(state: State, now: float) -> Range | None:
+    """The nearest piece ahead of any sequential reader."""
+    nearest: tuple[int, Range] | None = None
+    for run, (model, download) in state.ahead.items():
+        if now < download.stream_at or download.bad is not None or download.blob.complete:
+            continue
+        size = download.blob.size
+        gap = download.unclaimed(run.head, min(run.head + _window(run, state.options), size))
+        if gap is None or (nearest is not None and gap[0] - run.head >= nearest[0]):
+            continue
+        piece = _piece(download, gap[0], _step(run, state.options))
+        nearest = gap[0] - run.head, Range(model, download, *piece, streaming=True)
+    return nearest[1] if nearest else None
+
+
+def _background(state: State, now: float) -> Range | None:
+    """The next piece of the models that are being completed, the one first added first."""
+    for model in state.models:
+        if now < model.background_at:
+            continue
+        for download in model.to_complete():
+            if download.bad is not None or now < download.stream_at:
+                continue
+            size = download.blob.size
+            begin = min(model.focus_offset, size) if download is model.focus else 0
+            gap = download.unclaimed(begin, size) or download.unclaimed(0, begin)
+            if gap is not None:
+                piece = _piece(download, gap[0], state.options.range_size)
+                return Range(model, download, *piece, streaming=True)
+    return None
+
+
+def backoff(options: FetchOptions, failures: int, asked: float | None, jitter: float) -> float:
+    """Seconds to wait after ``failures`` failed requests in a row, before this one.
+
+    ``jitter`` is from [0, 1); ``asked`` is what the server said (Retry-After), which
+    is kept to but for the time a read may wait at all.
+    """
+    pause = min(options.first_backoff * 2.0 ** min(failures, 30), options.max_backoff)
+    pause *= 0.5 + jitter / 2
+    return max(pause, min(asked or 0.0, options.read_deadline))
+
+
+def _window(run: Run, options: FetchOptions) -> int:
+    return max(FIRST_WINDOW, min(2 * run.credit, options.readahead))
+
+
+def _step(run: Run, options: FetchOptions) -> int:
+    """Size of the ranges ahead of ``run``: a quarter of the window, so that several come at once.
+
+    A power of two times the smallest, so that ranges of growing sizes end at the same places.
+    """
+    step = FIRST_WINDOW
+    while step * 2 <= min(_window(run, options) // 4, options.range_size):
+        step *= 2
+    return min(step, options.range_size)
+
+
+def _piece(download: Download, start: int, step: int) -> tuple[int, int]:
+    """What is free from ``start`` to the next multiple of ``step``."""
+    end = min(_round_up(start + 1, step), download.blob.size)
+    return download.unclaimed(start, end) or (start, end)
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step

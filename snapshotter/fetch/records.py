@@ -1,0 +1,158 @@
+"""What a fetch consists of: reads that wait, flights that bring ranges, blobs and models.
+
+Plain records; how they change is in state.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from snapshotter.cache.blob import Blob
+from snapshotter.cache.ranges import RangeSet
+from snapshotter.fetch.errors import FetchError
+from snapshotter.fetch.streams import Run
+from snapshotter.registry.blobs import BlobOrigin, RangeBody
+
+ReadResult: TypeAlias = Sequence[memoryview] | FetchError
+"""The bytes of a read, in order, valid only during the call that hands them over; or why not."""
+
+
+@dataclass(slots=True, eq=False)
+class Read:
+    """A read that waits for bytes of ``[start, end)``."""
+
+    download: Download
+    model: LoadedModel
+    start: int
+    end: int
+    run: Run
+    deadline: float
+    deliver: Callable[[ReadResult], None]
+    pending: bool = True
+    """May still want a range of its own: not all of it is on the way."""
+    received: RangeSet = field(default_factory=RangeSet)
+    """What of it is in ``buffer``: only used while the cache takes no bytes."""
+    buffer: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A range on its way: ``[start, cursor)`` has landed, ``[cursor, end)`` has not."""
+
+    download: Download
+    model: LoadedModel
+    start: int
+    end: int
+    """Another thread may lower it: what lies behind is no longer this flight's to bring."""
+    streaming: bool
+    began: float
+    cursor: int
+    due: int
+    """Where the first read that waits for these bytes ends: land no later than there."""
+    body: RangeBody | None = None
+
+    def wait_for(self, offset: int, now: float) -> float:
+        """Seconds until ``offset`` lands if it goes on as so far; 0 while nobody can tell."""
+        done = self.cursor - self.start
+        return (offset - self.cursor) * (now - self.began) / done if done else 0.0
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Download:
+    """One blob on its way into the cache, for all models that have it."""
+
+    blob: Blob
+    flights: list[Flight] = field(default_factory=list)
+    in_flight: RangeSet = field(default_factory=RangeSet)
+    reads: dict[Read, None] = field(default_factory=dict)
+    streams: dict[tuple[LoadedModel, Hashable], list[Run]] = field(default_factory=dict)
+    models: int = 0
+    failures: int = 0
+    """Requests failed in a row."""
+    last_error: Exception | None = None
+    demand_at: float = 0
+    """Time before which nothing is asked for, after a temporary failure."""
+    stream_at: float = 0
+    """Time before which nothing is asked for that nobody waits for, after any failure."""
+    bad: str | None = None
+    """Why nothing of it is served any more."""
+
+    def unclaimed(self, start: int, end: int, *more: RangeSet) -> tuple[int, int] | None:
+        """The first range of ``[start, end)`` neither there, nor in flight, nor in ``more``."""
+        return first_common_gap(start, end, self.blob, self.in_flight, *more)
+
+    def lacks(self, read: Read) -> bool:
+        """Whether ``read`` cannot be answered yet."""
+        return first_common_gap(read.start, read.end, self.blob, read.received) is not None
+
+
+class _Cover(Protocol):
+    def first_gap(self, start: int, end: int) -> tuple[int, int] | None: ...
+
+
+def first_common_gap(start: int, end: int, *covers: _Cover) -> tuple[int, int] | None:
+    """The first range of ``[start, end)`` that none of ``covers`` covers."""
+    while start < end:
+        gap = (start, end)
+        for cover in covers:
+            inner = cover.first_gap(*gap)
+            if inner is None:
+                break
+            gap = inner
+        else:
+            return gap
+        start = gap[1]
+    return None
+
+
+@dataclass(slots=True, eq=False)
+class LoadedModel:
+    """A model that may be read. Get one from :meth:`Fetcher.add_model`."""
+
+    origins: Mapping[Download, BlobOrigin]
+    """Its blobs, in the order of background completion."""
+    background_at: float = math.inf
+    focus: Download | None = None
+    """The blob being read forward: completion begins there, and with it at ``focus_offset``."""
+    focus_offset: int = 0
+    fetched_bytes: int = 0
+    """Bytes fetched for reads of this model and for completing it."""
+    places: dict[Download, int] = field(init=False)
+    remaining: dict[Download, None] = field(init=False)
+    """Its blobs that are not complete."""
+
+    def __post_init__(self) -> None:
+        self.places = {download: place for place, download in enumerate(self.origins)}
+        self.remaining = {d: None for d in self.origins if not d.blob.complete}
+
+    def to_complete(self) -> list[Download]:
+        """What remains: from the blob in focus to the last, then those before."""
+        first = self.places[self.focus] if self.focus is not None else 0
+        later = [download for download in self.remaining if self.places[download] >= first]
+        return later + [download for download in self.remaining if self.places[download] < first]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(download.blob.size for download in self.origins)
+
+    @property
+    def present_bytes(self) -> int:
+        """Bytes of its blobs that are in the cache, whoever fetched them."""
+        return sum(download.blob.present_bytes for download in self.origins)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bytes ``[start, end)`` to fetch, for ``model``."""
+
+    model: LoadedModel
+    download: Download
+    start: int
+    end: int
+    streaming: bool
+    """More than a reader waits for; the reserved connections take none of these."""
+    cut: Flight | None = None
+    """A flight that would take long to come this far, and is to end where this range begins."""

@@ -1,0 +1,235 @@
+"""What the fetcher knows at one moment, and how events change it.
+
+Every byte of a blob is there, or in flight, or neither: a range is begun only where
+both are not, which makes one fetch per byte whatever the number of readers and
+models. No I/O, no threads, no clock: the caller holds a lock and passes the time.
+Of a blob only ``size``, ``complete`` and ``first_gap`` are looked at here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from snapshotter.fetch.options import FetchOptions
+from snapshotter.fetch.records import Download, Flight, LoadedModel, Range, Read
+from snapshotter.fetch.streams import Run, follow, is_sequential
+
+MAX_STREAMS = 1024
+"""Streams remembered for one blob."""
+MAX_AHEAD = 64
+"""Sequential runs that are read ahead of at one time."""
+
+
+@dataclass(slots=True, eq=False)
+class State:
+    """Everything there is to know for choosing the next range."""
+
+    options: FetchOptions
+    models: dict[LoadedModel, None] = field(default_factory=dict)
+    reads: dict[Read, None] = field(default_factory=dict)
+    """In order of arrival, which is also the order of their deadlines."""
+    flights: dict[Flight, None] = field(default_factory=dict)
+    ahead: dict[Run, tuple[LoadedModel, Download]] = field(default_factory=dict)
+    """Sequential runs, the most recently read last."""
+    backing_off: dict[Download, None] = field(default_factory=dict)
+    uncached_until: float = 0
+    """The cache took no bytes lately: until then fetch only what somebody waits for."""
+
+    # Models
+
+    def add_model(self, model: LoadedModel) -> None:
+        self.models[model] = None
+        for download in model.origins:
+            download.models += 1
+
+    def remove_model(self, model: LoadedModel) -> None:
+        """Forget ``model``; flights nobody else has a use for end where they are."""
+        if model not in self.models:
+            return
+        del self.models[model]
+        for run in [run for run, (owner, _) in self.ahead.items() if owner is model]:
+            del self.ahead[run]
+        for download in model.origins:
+            for key in [key for key in download.streams if key[0] is model]:
+                del download.streams[key]
+            download.models -= 1
+            if download.models == 0 and not download.reads:
+                for flight in download.flights:
+                    self.cut(flight, flight.cursor)
+
+    # Reads
+
+    def note(
+        self,
+        model: LoadedModel,
+        download: Download,
+        start: int,
+        end: int,
+        stream: Hashable,
+        now: float,
+    ) -> Run:
+        """A read of ``[start, end)`` arrived: what does it say about the reads to come?"""
+        key = (model, stream)
+        runs = download.streams.pop(key, None) or []
+        download.streams[key] = runs  # now the most recently used
+        if len(download.streams) > MAX_STREAMS:
+            del download.streams[next(iter(download.streams))]
+        run = follow(runs, start, end)
+        options = self.options
+        if options.background:
+            model.background_at = min(model.background_at, now + options.background_delay)
+        if is_sequential(run, options.sequential_after):
+            self.ahead.pop(run, None)
+            self.ahead[run] = (model, download)
+            if len(self.ahead) > MAX_AHEAD:
+                del self.ahead[next(iter(self.ahead))]
+            if run.credit >= options.background_after:
+                if options.background:
+                    model.background_at = min(model.background_at, now)
+                model.focus, model.focus_offset = download, run.head
+        return run
+
+    def park(self, read: Read) -> None:
+        self.reads[read] = read.download.reads[read] = None
+        for flight in read.download.flights:
+            if flight.cursor < read.end and read.start < flight.end:
+                flight.due = min(flight.due, read.end)
+        read.pending = not self._covered(read)
+
+    def drop(self, read: Read) -> Read:
+        """Take out ``read``, which is about to be answered."""
+        del self.reads[read], read.download.reads[read]
+        return read
+
+    def expire(self, now: float) -> list[Read]:
+        """Take out the reads that have waited long enough."""
+        expired = []
+        for read in self.reads:
+            if read.deadline > now:
+                break
+            expired.append(read)
+        return [self.drop(read) for read in expired]
+
+    # Flights
+
+    def begin(self, chosen: Range, now: float) -> Flight:
+        if chosen.cut is not None:
+            self.cut(chosen.cut, chosen.start)
+        download, start, end = chosen.download, chosen.start, chosen.end
+        flight = Flight(
+            download, chosen.model, start, end, chosen.streaming, now, cursor=start, due=end
+        )
+        self.flights[flight] = None
+        download.flights.append(flight)
+        download.in_flight.add(start, end)
+        self._set_due(flight)
+        for read in download.reads:
+            if read.pending and read.start < end and start < read.end:
+                read.pending = not self._covered(read)
+        return flight
+
+    def cut(self, flight: Flight, at: int) -> None:
+        """Let ``flight`` end at ``at``; what lies behind may be fetched by another."""
+        if at < flight.end:
+            download, end = flight.download, flight.end
+            download.in_flight.remove(at, end)
+            flight.end = at
+            for read in download.reads:
+                read.pending = read.pending or (read.start < end and at < read.end)
+
+    def landed(self, flight: Flight, data: memoryview, *, cached: bool) -> list[Read]:
+        """``data`` arrived at the cursor; take out the reads that can be answered now.
+
+        What the cache did not take is copied to the reads that wait for it.
+        """
+        download, start, end = flight.download, flight.cursor, flight.cursor + len(data)
+        flight.cursor = end
+        flight.model.fetched_bytes += len(data)
+        download.in_flight.remove(start, min(end, flight.end))
+        if end >= flight.end or end - flight.start >= self.options.grain:
+            download.failures = 0
+            self.backing_off.pop(download, None)
+            download.demand_at = download.stream_at = 0
+        ready = []
+        for read in list(download.reads):
+            if read.end <= start or end <= read.start:
+                continue
+            if not cached:
+                _absorb(read, start, data)
+            if not download.lacks(read):
+                ready.append(self.drop(read))
+            else:
+                read.pending = not self._covered(read)
+        self._set_due(flight)
+        if download.blob.complete:
+            for model in self.models:
+                model.remaining.pop(download, None)
+        return ready
+
+    def ended(
+        self, flight: Flight, error: Exception | None, delay: float, now: float
+    ) -> list[Read]:
+        """``flight`` is over; take out the reads that fail with it.
+
+        ``delay`` is the pause before the next attempt, in seconds.
+        """
+        download, rest = flight.download, (flight.cursor, flight.end)
+        del self.flights[flight]
+        download.flights.remove(flight)
+        download.in_flight.remove(*rest)
+        touched = [read for read in download.reads if read.start < rest[1] and rest[0] < read.end]
+        failed = []
+        if error is not None:
+            download.failures += 1
+            download.last_error = error
+            download.stream_at = max(download.stream_at, now + delay)
+            self.backing_off[download] = None
+            if getattr(error, "temporary", False):
+                download.demand_at = max(download.demand_at, now + delay)
+            else:
+                # Another model may reach the same blob where this one may not.
+                failed = [self.drop(read) for read in touched if read.model is flight.model]
+                touched = [read for read in touched if read.model is not flight.model]
+        for read in touched:
+            read.pending = True
+        return failed
+
+    def next_event(self, now: float) -> float:
+        """Seconds until time alone may change what to do; infinite when it never will."""
+        times = [model.background_at for model in self.models]
+        times += [self.uncached_until]
+        for download in self.backing_off:
+            times += [download.demand_at, download.stream_at]
+        times += [read.deadline for read in list(self.reads)[:1]]
+        return min((at - now for at in times if at > now), default=math.inf)
+
+    def _covered(self, read: Read) -> bool:
+        """Whether every byte of ``read`` that lacks is on its way, and soon there."""
+        download = read.download
+        if download.unclaimed(read.start, read.end, read.received) is not None:
+            return False
+        # In the middle of a large flight it may be worth a range of its own later.
+        return is_sequential(read.run, self.options.sequential_after) or not any(
+            flight.cursor + self.options.grain < read.start < flight.end
+            for flight in download.flights
+        )
+
+    def _set_due(self, flight: Flight) -> None:
+        flight.due = min(
+            (
+                read.end
+                for read in flight.download.reads
+                if flight.cursor < read.end and read.start < flight.end
+            ),
+            default=flight.end,
+        )
+
+
+def _absorb(read: Read, start: int, data: memoryview) -> None:
+    if not read.buffer:
+        read.buffer = bytearray(read.end - read.start)
+    first, last = max(start, read.start), min(start + len(data), read.end)
+    read.buffer[first - read.start : last - read.start] = data[first - start : last - start]
+    read.received.add(first, last)

@@ -1,0 +1,78 @@
+"""The thread that hashes complete blobs, one after the other, when nothing better is to do."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from snapshotter.cache.blob import Blob, BlobState
+from snapshotter.cache.errors import CacheError, DigestMismatch
+
+log = structlog.get_logger(__name__)
+
+
+class Verifier:
+    """Verifies the blobs given to `put`; calls ``on_verified`` or ``on_bad`` from its thread."""
+
+    def __init__(
+        self, on_verified: Callable[[Blob], None], on_bad: Callable[[Blob, DigestMismatch], None]
+    ) -> None:
+        self._on_verified = on_verified
+        self._on_bad = on_bad
+        self._queue: queue.SimpleQueue[Blob | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting: set[str] = set()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="modelpack-verify", daemon=True)
+        self._thread.start()
+
+    def put(self, blob: Blob) -> None:
+        """Verify a complete ``blob`` soon, unless it is about to be already."""
+        with self._lock:
+            if blob.digest not in self._waiting:
+                self._waiting.add(blob.digest)
+                self._queue.put(blob)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        # Linux gives every thread its own nice value (setpriority(2), NOTES): hashing
+        # gives way to readers. Not further down, since a thread that is not scheduled
+        # while it holds the interpreter's lock holds up all others.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        while self._verify_next():
+            pass
+
+    def _verify_next(self) -> bool:
+        blob = self._queue.get()
+        if blob is None or self._closed.is_set():
+            return False
+        try:
+            self._verify(blob)
+        except Exception:
+            log.exception("verification failed unexpectedly", digest=blob.digest)
+        finally:
+            with self._lock:
+                self._waiting.discard(blob.digest)
+        return True
+
+    def _verify(self, blob: Blob) -> None:
+        if blob.state is not BlobState.COMPLETE:
+            return
+        try:
+            verified = blob.verify(self._closed.is_set)
+        except DigestMismatch as error:
+            log.error("wrong bytes", digest=blob.digest, error=str(error))
+            self._on_bad(blob, error)
+        except CacheError as error:
+            log.warning("blob not verified", digest=blob.digest, error=str(error))
+        else:
+            if verified:
+                self._on_verified(blob)

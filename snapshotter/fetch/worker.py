@@ -1,0 +1,124 @@
+"""Bringing one range: from the origin into a buffer, from there to the cache and to whoever waits.
+
+What may go on beside it is not known here; the three calls of :class:`Board` say
+how far the range has come.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+import structlog
+
+from snapshotter.cache.blob import Blob
+from snapshotter.cache.errors import CacheError
+from snapshotter.fetch.records import Flight, Read, ReadResult
+from snapshotter.registry.blobs import RangeBody
+from snapshotter.registry.errors import Unreachable
+
+log = structlog.get_logger(__name__)
+
+PIECE = 1 << 20
+"""Bytes received before they are written and counted as there, when nobody waits for fewer."""
+_FIRST_STEP = 64 << 10
+
+
+class Board(Protocol):
+    """Where flights report; thread-safe."""
+
+    def started(self, flight: Flight, body: RangeBody) -> None: ...
+
+    def landed(
+        self, flight: Flight, data: memoryview, failure: CacheError | None
+    ) -> list[Read]: ...
+
+    def answer(self, read: Read, scratch: bytearray) -> None: ...
+
+
+class Worker:
+    """The buffers of one connection's thread. Not thread-safe."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._buffer = memoryview(bytearray(PIECE))
+        self._scratch = bytearray(PIECE)
+        self._step = _FIRST_STEP
+
+    def fly(self, flight: Flight) -> None:
+        """Bring ``flight``. Raises :class:`RegistryError`; what arrived before it is kept."""
+        origin = flight.model.origins[flight.download]
+        with origin.open(flight.start, flight.end) as body:
+            self._board.started(flight, body)
+            self._receive(flight, body, origin.name)
+
+    def _receive(self, flight: Flight, body: RangeBody, name: str) -> None:
+        filled = 0
+        try:
+            while (position := flight.cursor + filled) < (end := flight.end):
+                due = min(flight.due, flight.cursor + PIECE)
+                if position >= due:
+                    self._land(flight, self._buffer[:filled])
+                    filled = 0
+                    continue
+                count = min(end, due, position + self._step) - position
+                count = self._readinto(body, self._buffer[filled : filled + count])
+                if count == 0:
+                    raise Unreachable(
+                        f"{name}: the body of bytes {flight.start}-{end - 1} "
+                        f"ended after {position - flight.start}",
+                        temporary=True,
+                    )
+                filled += count
+        finally:
+            if filled:
+                self._land(flight, self._buffer[:filled])
+
+    def _readinto(self, body: RangeBody, buffer: memoryview) -> int:
+        # The origin fills the buffer before it returns. Steps of some ten milliseconds
+        # let a read that comes meanwhile be answered early, also on a slow line.
+        began = time.monotonic()
+        count = body.readinto(buffer)
+        took = time.monotonic() - began
+        if took > 0.05:
+            self._step = max(_FIRST_STEP, self._step // 2)
+        elif took < 0.02 and count == self._step:
+            self._step = min(PIECE, self._step * 2)
+        return count
+
+    def _land(self, flight: Flight, data: memoryview) -> None:
+        start, blob = flight.cursor, flight.download.blob
+        failure = None
+        try:
+            blob.write(start, data)
+        except CacheError as error:
+            failure = error
+        for read in self._board.landed(flight, data, failure):
+            if start <= read.start and read.end <= start + len(data):
+                hand_over(read, (data[read.start - start : read.end - start].toreadonly(),))
+            else:
+                self._board.answer(read, self._scratch)
+
+
+def hand_over(read: Read, result: ReadResult) -> None:
+    """Answer ``read``. What its receiver does wrong is logged, and harms nobody else."""
+    try:
+        read.deliver(result)
+    except Exception:
+        log.exception("the receiver of a read failed", start=read.start, end=read.end)
+
+
+def from_cache(blob: Blob, read: Read, scratch: bytearray) -> memoryview:
+    """The bytes of ``read``, which are all there or received, in ``scratch`` where they fit.
+
+    Raises :class:`CacheError` when the disk does not give them.
+    """
+    if read.buffer:
+        view = memoryview(read.buffer)
+        for start, end in read.received.missing(read.start, read.end):
+            blob.readinto(start, view[start - read.start : end - read.start])
+        return view.toreadonly()
+    size = read.end - read.start
+    view = memoryview(scratch if size <= len(scratch) else bytearray(size))[:size]
+    blob.readinto(read.start, view)
+    return view.toreadonly()

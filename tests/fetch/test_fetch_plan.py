@@ -1,0 +1,493 @@
+"""The choice of the next range, without threads, network or disk."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snapshotter.cache.ranges import RangeSet
+from snapshotter.fetch.options import FetchOptions
+from snapshotter.fetch.plan import backoff, next_range
+from snapshotter.fetch.records import Download, Flight, LoadedModel, Read
+from snapshotter.fetch.state import State
+from snapshotter.registry.errors import NotFound, Unreachable
+from snapshotter.units import Seconds
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+FOREGROUND = FetchOptions(background=False)
+
+
+@dataclass
+class Pieces:
+    """What the decision sees of a blob."""
+
+    size: int
+    present: RangeSet = field(default_factory=RangeSet)
+
+    @property
+    def complete(self) -> bool:
+        return self.present.total == self.size
+
+    def first_gap(self, start: int, end: int) -> tuple[int, int] | None:
+        return self.present.first_gap(start, end)
+
+
+class Play:
+    """A state, the events that happen to it, and a clock."""
+
+    def __init__(self, *sizes: int, options: FetchOptions = FOREGROUND) -> None:
+        self.state = State(options)
+        self.now = 100.0
+        self.downloads = [Download(Pieces(size)) for size in sizes or (GIB,)]
+        self.model = self.add_model()
+        self.answered: list[Read] = []
+
+    def add_model(self) -> LoadedModel:
+        model = LoadedModel(dict.fromkeys(self.downloads))
+        self.state.add_model(model)
+        return model
+
+    def read(self, start, size=4 * KIB, *, of=0, stream="file", model=None) -> Read:
+        model, download = model or self.model, self.downloads[of]
+        run = self.state.note(model, download, start, start + size, stream, self.now)
+        deadline = self.now + self.state.options.read_deadline
+        read = Read(download, model, start, start + size, run, deadline, lambda result: None)
+        if download.lacks(read):
+            self.state.park(read)
+        else:
+            self.answered.append(read)
+        return read
+
+    def begin(self) -> Flight | None:
+        chosen = next_range(self.state, self.now)
+        return None if chosen is None else self.state.begin(chosen, self.now)
+
+    def begin_all(self) -> list[tuple[int, int, int]]:
+        """Every range that would be fetched now, as (blob, start, end)."""
+        flights = []
+        while (flight := self.begin()) is not None:
+            flights.append(flight)
+        return [(self.downloads.index(f.download), f.start, f.end) for f in flights]
+
+    def land(self, flight: Flight, count: int | None = None, *, cached: bool = True) -> None:
+        end = min(flight.end, flight.cursor + (count or flight.end))
+        data = memoryview(bytes(end - flight.cursor))
+        if cached:
+            flight.download.blob.present.add(flight.cursor, end)
+        self.answered += self.state.landed(flight, data, cached=cached)
+        if flight.cursor >= flight.end:
+            self.fail(flight, None)
+
+    def fail(self, flight: Flight, error: Exception | None, delay: float = 1) -> list[Read]:
+        return self.state.ended(flight, error, delay, self.now)
+
+    def settle(self) -> int:
+        """Fetch until there is nothing to do; bytes fetched."""
+        before = self.model.fetched_bytes
+        while (flight := self.begin()) is not None:
+            self.land(flight)
+        return self.model.fetched_bytes - before
+
+    def read_forward(self, size: int, *, start: int = 0, step: int = 128 * KIB, **of) -> None:
+        for offset in range(start, start + size, step):
+            self.read(offset, step, **of)
+            while self.state.reads:
+                flight = self.begin()
+                assert flight is not None
+                self.land(flight)
+
+
+def test_nothing_is_fetched_before_somebody_reads() -> None:
+    assert Play().begin() is None
+
+
+def test_an_isolated_read_fetches_the_grain_it_touches_and_nothing_more() -> None:
+    play = Play()
+    play.read(1_000_000, 4 * KIB)
+    assert play.begin_all() == [(0, 983_040, 1_048_576)]
+
+
+def test_an_isolated_read_across_two_grains_fetches_both() -> None:
+    play = Play()
+    play.read(64 * KIB - 2, 4)
+    assert play.begin_all() == [(0, 0, 128 * KIB)]
+
+
+def test_the_last_grain_ends_with_the_blob() -> None:
+    play = Play(100_000)
+    play.read(99_000, 1000)
+    assert play.begin_all() == [(0, 65_536, 100_000)]
+
+
+def test_a_read_of_what_is_on_its_way_waits_for_it() -> None:
+    play = Play()
+    play.read(0)
+    flight = play.begin()
+    play.read(8 * KIB, stream="another file")
+    assert play.begin() is None
+    play.land(flight)
+    assert len(play.answered) == 2
+
+
+def test_only_what_lacks_is_fetched() -> None:
+    play = Play()
+    play.downloads[0].blob.present.add(64 * KIB, 128 * KIB)
+    play.read(0, 256 * KIB)
+    assert play.begin_all() == [(0, 0, 64 * KIB), (0, 128 * KIB, 256 * KIB)]
+
+
+def test_the_read_that_has_waited_longest_goes_first() -> None:
+    play = Play(GIB, GIB)
+    play.read(512 * MIB, of=1)
+    play.read(0, of=0)
+    assert [blob for blob, *_ in play.begin_all()] == [1, 0]
+
+
+def test_random_reads_fetch_at_most_two_grains_each() -> None:
+    play, rng = Play(), random.Random(2)
+    for _ in range(500):
+        play.read(rng.randrange(GIB - 4 * KIB))
+        assert play.settle() <= 128 * KIB
+    assert not play.state.reads
+
+
+def test_reading_forward_is_fetched_ahead_of_with_growing_windows() -> None:
+    play = Play()
+    play.read_forward(256 * KIB)
+    play.settle()
+    early = play.downloads[0].blob.present.total
+    assert MIB <= early <= 3 * MIB
+    play.read_forward(20 * MIB)
+    play.settle()
+    assert 40 * MIB <= play.downloads[0].blob.present.total <= 80 * MIB
+
+
+def test_the_window_is_never_larger_than_allowed() -> None:
+    play = Play()
+    play.read_forward(300 * MIB, step=MIB)
+    play.settle()
+    assert 364 * MIB <= play.downloads[0].blob.present.total <= (300 + 64 + 8) * MIB
+
+
+def test_a_forward_reader_gets_several_large_ranges_at_once() -> None:
+    play = Play()
+    play.read_forward(64 * MIB, step=MIB)
+    play.downloads[0].blob.present.remove(64 * MIB, GIB)
+    play.read(64 * MIB, MIB)
+    ranges = play.begin_all()
+    assert len(ranges) == FOREGROUND.connections - FOREGROUND.reserved
+    assert {end - start for _, start, end in ranges} == {8 * MIB}
+
+
+def test_the_reserved_connections_are_left_for_those_who_wait() -> None:
+    play = Play(GIB, GIB)
+    play.read_forward(64 * MIB, step=MIB)
+    play.downloads[0].blob.present.remove(64 * MIB, GIB)
+    play.read(64 * MIB, MIB)
+    assert len(play.begin_all()) == 6
+    play.read(0, of=1)
+    play.read(512 * MIB, of=1)
+    assert play.begin_all() == [(1, 0, 64 * KIB), (1, 512 * MIB, 512 * MIB + 64 * KIB)]
+
+
+def test_reading_a_whole_blob_forward_fetches_every_byte_once() -> None:
+    play = Play(100 * MIB + 12345)
+    play.read_forward(100 * MIB)
+    play.read(100 * MIB, 12345)
+    play.settle()
+    assert play.model.fetched_bytes == 100 * MIB + 12345
+    assert play.downloads[0].blob.complete
+
+
+def test_readers_at_many_places_take_turns_by_how_near_they_are_to_waiting() -> None:
+    play = Play(GIB, GIB)
+    play.read_forward(8 * MIB, of=0)
+    play.settle()
+    play.read_forward(8 * MIB, of=1)
+    # The first reader has all of its window; the second has none of it yet.
+    assert play.begin().download is play.downloads[1]
+
+
+def test_completion_waits_for_the_first_read_and_its_delay() -> None:
+    play = Play(10 * MIB, 10 * MIB, options=FetchOptions(background_delay=Seconds(10)))
+    assert play.begin() is None
+    assert play.state.next_event(play.now) == float("inf")
+    play.read(0)
+    play.settle()
+    assert play.state.next_event(play.now) == 10
+    play.now += 10
+    assert play.settle() == 20 * MIB - 64 * KIB
+    assert all(download.blob.complete for download in play.downloads)
+
+
+def test_a_forward_reader_starts_completion_at_once_from_where_it_reads() -> None:
+    play = Play(100 * MIB, 100 * MIB, 100 * MIB, options=FetchOptions(readahead=0))
+    play.read_forward(3 * MIB, start=16 * MIB, of=1)
+    order = []
+    while (flight := play.begin()) is not None:
+        order.append((play.downloads.index(flight.download), flight.start // MIB))
+        play.land(flight)
+    first_of = {blob: order.index(next(o for o in order if o[0] == blob)) for blob in range(3)}
+    assert first_of[1] < first_of[2] < first_of[0]
+    focused = [start for blob, start in order if blob == 1]
+    assert focused.index(0) > focused.index(88)
+    assert all(download.blob.complete for download in play.downloads)
+
+
+def test_completion_is_off_when_switched_off() -> None:
+    play = Play(100 * MIB, 100 * MIB)
+    play.read_forward(4 * MIB)
+    play.now += 3600
+    play.settle()
+    assert not play.downloads[0].blob.complete
+    assert play.downloads[1].blob.present.total == 0
+
+
+def test_somebody_who_waits_goes_before_completion() -> None:
+    play = Play(GIB, GIB, options=FetchOptions(background_delay=Seconds(0)))
+    play.read(0)
+    play.read(0, of=1)
+    assert [blob for blob, *_ in play.begin_all()][:3] == [0, 1, 0]
+
+
+def test_a_model_that_is_gone_is_not_completed_and_its_ranges_end() -> None:
+    play = Play(options=FetchOptions(background_delay=Seconds(0)))
+    play.read(0)
+    demanded, large = play.begin(), play.begin()
+    assert large.end - large.start > MIB
+    play.land(demanded)
+    play.state.remove_model(play.model)
+    assert large.end == large.cursor
+    assert play.begin() is None
+    play.state.remove_model(play.model)
+
+
+def test_reads_of_a_model_that_is_gone_are_still_answered() -> None:
+    play = Play()
+    read = play.read(0)
+    play.state.remove_model(play.model)
+    play.settle()
+    assert play.answered == [read]
+
+
+def test_two_models_share_the_bytes_of_a_blob() -> None:
+    play = Play()
+    other = play.add_model()
+    play.read(0)
+    play.read(0, model=other, stream="its file")
+    assert len(play.begin_all()) == 1
+
+
+def test_after_a_temporary_failure_nothing_is_asked_for_until_the_pause_is_over() -> None:
+    play = Play()
+    read = play.read(0)
+    assert play.fail(play.begin(), Unreachable("gone", temporary=True), delay=3) == []
+    assert play.begin() is None
+    assert play.state.next_event(play.now) == 3
+    play.now += 3
+    play.settle()
+    assert play.answered == [read]
+    assert play.downloads[0].failures == 0
+
+
+def test_a_failure_in_the_middle_keeps_what_has_arrived() -> None:
+    play = Play()
+    play.read(0, 512 * KIB)
+    flight = play.begin()
+    play.land(flight, 200 * KIB)
+    play.fail(flight, Unreachable("gone", temporary=True), delay=0)
+    assert play.begin_all() == [(0, 192 * KIB + 8 * KIB, 512 * KIB)]
+
+
+def test_a_lasting_failure_fails_those_who_wait_for_that_range_only() -> None:
+    play = Play()
+    here, there = play.read(0), play.read(GIB // 2)
+    assert play.fail(play.begin(), NotFound("404")) == [here]
+    assert list(play.state.reads) == [there]
+    again = play.read(0)
+    assert play.begin() is not None
+    assert again in play.state.reads
+
+
+def test_a_lasting_failure_of_one_model_does_not_fail_another() -> None:
+    play = Play()
+    other = play.add_model()
+    mine, its = play.read(0), play.read(0, model=other, stream="its file")
+    assert play.fail(play.begin(), NotFound("404")) == [mine]
+    assert play.begin().model is other
+    assert list(play.state.reads) == [its]
+
+
+def test_after_a_lasting_failure_completion_pauses_but_readers_do_not() -> None:
+    play = Play(options=FetchOptions(background_delay=Seconds(0)))
+    play.read(0)
+    play.land(play.begin())
+    play.fail(play.begin(), NotFound("404"), delay=5)
+    assert play.begin() is None
+    play.read(GIB // 2)
+    assert play.begin() is not None
+    assert play.begin() is None
+
+
+def test_a_read_expires_at_its_deadline() -> None:
+    play = Play()
+    early = play.read(0)
+    play.now += 200
+    late = play.read(GIB // 2)
+    play.now += 100
+    assert play.state.expire(play.now) == [early]
+    assert list(play.state.reads) == [late]
+
+
+def slow_flight(play: Play) -> Flight:
+    """8 MiB of which 1 MiB came in two seconds."""
+    play.read(0)
+    play.land(play.begin())
+    flight = play.begin()
+    assert flight.end == 8 * MIB
+    play.now += 2
+    play.land(flight, MIB)
+    return flight
+
+
+def test_a_read_far_inside_a_slow_range_cuts_it_and_is_fetched_at_once() -> None:
+    play = Play(8 * MIB, options=FetchOptions(background_delay=Seconds(0)))
+    slow = slow_flight(play)
+    read = play.read(6 * MIB, stream="random")
+    cutting = play.begin()
+    assert (cutting.start, cutting.end, slow.end) == (6 * MIB, 6 * MIB + 64 * KIB, 6 * MIB)
+    play.land(cutting)
+    assert play.answered[-1] is read
+    play.land(slow)
+    play.settle()
+    assert play.model.fetched_bytes == 8 * MIB
+
+
+def test_a_read_just_ahead_of_a_range_waits_for_it() -> None:
+    play = Play(8 * MIB, options=FetchOptions(background_delay=Seconds(0)))
+    slow = slow_flight(play)
+    play.read(slow.cursor + 128 * KIB, stream="random")
+    assert play.begin() is None
+    assert slow.end == 8 * MIB
+
+
+def test_a_range_lands_where_somebody_waits_for_it() -> None:
+    play = Play()
+    play.read(64 * KIB, MIB)
+    flight = play.begin()
+    assert flight.due == 64 * KIB + MIB
+    play.read(100 * KIB, 8 * KIB, stream="another")
+    assert flight.due == 108 * KIB
+    play.land(flight, 44 * KIB)
+    assert len(play.answered) == 1
+    assert flight.due == 64 * KIB + MIB
+
+
+def test_without_a_cache_reads_are_answered_from_what_arrives_and_nothing_more_is_fetched() -> None:
+    play = Play(options=FetchOptions(background_delay=Seconds(0)))
+    play.state.uncached_until = play.now + 30
+    read = play.read(60 * KIB, 8 * KIB)
+    flight = play.begin()
+    assert (flight.start, flight.end) == (0, 128 * KIB)
+    play.land(flight, 64 * KIB, cached=False)
+    assert read in play.state.reads
+    play.land(flight, cached=False)
+    assert play.answered == [read]
+    assert play.begin() is None
+    play.read(60 * KIB, 8 * KIB)
+    assert play.begin() is not None
+
+
+def test_without_a_cache_a_broken_range_goes_on_where_it_broke() -> None:
+    play = Play()
+    play.state.uncached_until = play.now + 30
+    read = play.read(0, 128 * KIB)
+    flight = play.begin()
+    play.land(flight, 64 * KIB, cached=False)
+    play.fail(flight, Unreachable("gone", temporary=True), delay=0)
+    rest = play.begin()
+    assert (rest.start, rest.end) == (64 * KIB, 128 * KIB)
+    play.land(rest, cached=False)
+    assert play.answered == [read]
+
+
+def test_a_blob_with_wrong_bytes_is_not_fetched_again() -> None:
+    play = Play(MIB, options=FetchOptions(background_delay=Seconds(0)))
+    play.read(0)
+    play.settle()
+    play.downloads[0].blob.present.clear()
+    play.downloads[0].bad = "wrong bytes"
+    assert play.begin() is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_happens_no_byte_is_fetched_twice_and_every_read_is_answered(data) -> None:
+    size = 3 * MIB + 777
+    play = Play(size, size, options=FetchOptions(background_delay=Seconds(1), connections=3))
+    flights: list[Flight] = []
+    for _ in range(data.draw(st.integers(1, 60))):
+        match data.draw(st.sampled_from(["read", "begin", "begin", "land", "fail", "time"])):
+            case "read":
+                start = data.draw(st.integers(0, size - 1))
+                length = data.draw(st.integers(1, min(MIB, size - start)))
+                play.read(start, length, of=data.draw(st.integers(0, 1)))
+            case "begin" if len(flights) < 3:
+                if (flight := play.begin()) is not None:
+                    assert flight.download.blob.first_gap(flight.start, flight.end) == (
+                        flight.start,
+                        flight.end,
+                    )
+                    flights.append(flight)
+            case "land" if flights:
+                flight = data.draw(st.sampled_from(flights))
+                if flight.cursor < flight.end:
+                    play.land(flight, data.draw(st.integers(1, 2 * MIB)))
+                elif flight in play.state.flights:
+                    play.fail(flight, None)
+            case "fail" if flights:
+                flight = flights.pop(data.draw(st.integers(0, len(flights) - 1)))
+                if flight in play.state.flights:
+                    play.fail(flight, Unreachable("gone", temporary=True))
+            case "time":
+                play.now += 0.7
+        flights = [flight for flight in flights if flight in play.state.flights]
+    for flight in flights:
+        if flight.cursor < flight.end:
+            play.land(flight)
+        else:
+            play.fail(flight, None)
+    play.now += 10
+    play.settle()
+    assert not play.state.reads
+    assert not play.state.flights
+    present = sum(download.blob.present.total for download in play.downloads)
+    assert play.model.fetched_bytes == present
+
+
+@pytest.mark.parametrize(
+    ("failures", "asked", "jitter", "expected"),
+    [
+        (0, None, 0.999999, 0.2),
+        (1, None, 0, 0.2),
+        (3, None, 0, 0.8),
+        (50, None, 0, 5.0),
+        (0, 7, 0.5, 7),
+        (0, 86400, 0.5, 300),
+        (9, 0.1, 0, 5.0),
+    ],
+)
+def test_pauses_double_and_keep_to_what_the_server_asks(failures, asked, jitter, expected) -> None:
+    assert backoff(FetchOptions(), failures, asked, jitter) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"connections": 2}, {"reserved": -1}, {"range_size": 1}, {"grain": 0}]
+)
+def test_settings_that_cannot_work_are_refused(wrong) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        FetchOptions(**wrong)
