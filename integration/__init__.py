@@ -1,0 +1,1 @@
+"""Real containerd, runc and registry: the demo, the integration tests and what both stand on."""

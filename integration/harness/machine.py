@@ -1,0 +1,183 @@
+"""A small machine inside this one: a temporary directory and a namespace for its programs.
+
+containerd, its shims, the containers and the daemon run in a mount and a process
+namespace of their own, with an empty ``/run``. containerd keeps sockets in fixed
+places below ``/run`` and its shims outlive it by design; here both are gone with
+the namespace, also when the test run itself is killed. What a machine's own
+containerd has in ``/run`` is out of reach.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Self
+
+from integration.harness.processes import DIES_WITH_US, Process, ProcessError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PREFIX = "modelpack-"
+
+# Process 1 of the namespace: reaps what containerd leaves, ends when killed.
+_INIT = """
+mount -t tmpfs -o mode=755 tmpfs /run && : > "$0/up" || exit
+while :; do sleep infinity & wait; done
+"""
+
+
+class CommandError(Exception):
+    """A command exited with a status other than 0; the message holds what it wrote."""
+
+    def __init__(self, result: subprocess.CompletedProcess[str]) -> None:
+        self.stderr = result.stderr
+        self.status = result.returncode
+        written = (result.stderr.strip() or result.stdout.strip())[-2000:]
+        super().__init__(f"{' '.join(map(str, result.args))}: status {self.status}: {written}")
+
+
+class Machine:
+    """Use it as a context manager: leaving it ends every program and deletes the directory."""
+
+    made: ClassVar[list[Path]] = []
+    """Directories of all machines this process ever made."""
+
+    def __init__(self) -> None:
+        _sweep()
+        # /var/tmp is a disk where /tmp may be memory, and short: a socket's path
+        # has 107 bytes.
+        self.root = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/var/tmp"))
+        self.made.append(self.root)
+        (self.root / "owner").write_text(str(os.getpid()))
+        self.logs = self.directory("logs")
+        self.cgroup = self.root.name
+        self._started: list[Process] = []
+        self._init = Process(
+            ["sh", "-c", _INIT, str(self.root)],
+            log=self.logs / "init.log",
+            through=[
+                *("unshare", "--pid", "--mount", "--fork", "--kill-child"),
+                *("--mount-proc", "--propagation", "private"),
+            ],
+        )
+        try:
+            self._init.wait_until((self.root / "up").exists, "a namespace of its own")
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def init_pid(self) -> int:
+        """Process 1 of the namespace, as seen from here."""
+        return self._init.pid
+
+    def directory(self, name: str) -> Path:
+        """An own directory of this machine; made when it is not there."""
+        path = self.root / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def seen(self, path: Path) -> Path:
+        """``path`` as the namespace's programs see it, with what is mounted there."""
+        return Path(f"/proc/{self.init_pid}/root") / path.relative_to("/")
+
+    def mounts(self) -> list[str]:
+        """Mount points in the namespace."""
+        lines = Path(f"/proc/{self.init_pid}/mountinfo").read_text().splitlines()
+        return [line.split()[4] for line in lines]
+
+    @property
+    def entering(self) -> tuple[str, ...]:
+        """The command that runs its arguments in the namespace."""
+        return ("nsenter", "--target", str(self.init_pid), "--mount", "--pid", "--")
+
+    def start(
+        self, argv: Sequence[str], *, log: str, environment: Mapping[str, str] | None = None
+    ) -> Process:
+        """A program that goes on running, in the namespace."""
+        process = Process(argv, log=self.logs / log, environment=environment, through=self.entering)
+        self._started.append(process)
+        return process
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        seconds: float = 120,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """A command that ends, in the namespace. Raises :class:`CommandError`."""
+        result = subprocess.run(
+            [*self.entering, *DIES_WITH_US, *argv],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            env=None if environment is None else dict(environment),
+            check=False,
+        )
+        if check and result.returncode != 0:
+            raise CommandError(
+                subprocess.CompletedProcess(argv, result.returncode, result.stdout, result.stderr)
+            )
+        return result
+
+    def close(self) -> None:
+        """End every program, with SIGKILL: those that want more were stopped before."""
+        self._init.kill()
+        for process in self._started:
+            process.kill()
+        if self.root.exists():
+            _remove(self.root)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def mounted_under(directory: Path) -> list[str]:
+    """Mount points below ``directory`` in our own namespace, the deepest first."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        point = line.split()[4].encode().decode("unicode_escape")
+        if Path(point).is_relative_to(directory):
+            found.append(point)
+    return found[::-1]
+
+
+def _remove(root: Path) -> None:
+    """Delete a machine's directory, after what tests mounted there outside of the namespace."""
+    for point in mounted_under(root):
+        subprocess.run(["umount", "--lazy", point], check=True)
+    # Containers that were killed with the namespace leave empty control groups.
+    for group in control_groups(root):
+        for path, _, _ in os.walk(group, topdown=False):
+            try:
+                Path(path).rmdir()
+            except OSError as error:
+                raise ProcessError(f"cannot remove the control group {path}: {error}") from None
+    shutil.rmtree(root)
+
+
+def control_groups(root: Path) -> list[Path]:
+    """Control groups that containers of the machine with this directory were put into."""
+    groups = Path("/sys/fs/cgroup")
+    return [*groups.glob(root.name), *groups.glob(f"*/{root.name}")]
+
+
+def _sweep() -> None:
+    """Delete directories of runs that were killed before they could."""
+    for root in list(Path("/var/tmp").glob(f"{PREFIX}*")):
+        try:
+            owner = (root / "owner").read_text()
+        except OSError:
+            continue  # being made, or deleted, by a run of its own
+        if not Path("/proc", owner).exists():
+            _remove(root)

@@ -1,0 +1,146 @@
+"""Programs that run beside a test: started, waited for until ready, stopped by pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+# The kernel kills the program when the thread that started it ends, however it ends.
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+
+
+class ProcessError(Exception):
+    """A program did not do what was expected; the message ends with what it wrote last."""
+
+
+class Process:
+    """A running program, its output in ``log``."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        through: Sequence[str] = (),
+    ) -> None:
+        """Start ``argv``. ``through`` is a command that runs it as its child, such as nsenter."""
+        self.name = Path(argv[0]).name
+        self.log = log
+        self._through = bool(through)
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                [*DIES_WITH_US, *through, *(DIES_WITH_US if through else ()), *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=None if environment is None else dict(environment),
+                # Ctrl-C is for us; we stop the programs in the right order.
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The program's own pid, as seen from here."""
+        if not self._through:
+            return self._popen.pid
+        children = children_of(self._popen.pid)
+        return children[0] if children else self._popen.pid
+
+    @property
+    def running(self) -> bool:
+        return self._popen.poll() is None
+
+    def wait_until(self, ready: Callable[[], bool], what: str, *, seconds: float = 30) -> None:
+        """Return once ``ready()``; raise when the program ends first or time runs out."""
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if not self.running:
+                raise ProcessError(f"{self.name} ended before {what}{self.last_words()}")
+            if time.monotonic() > deadline:
+                raise ProcessError(f"{self.name}: no {what} in {seconds:g} s{self.last_words()}")
+            time.sleep(0.01)
+
+    def wait(self, seconds: float) -> int:
+        """The exit status of a program expected to end by itself."""
+        try:
+            return self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise ProcessError(
+                f"{self.name} still runs after {seconds:g} s{self.last_words()}"
+            ) from None
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def stop(self, *, seconds: float = 10) -> None:
+        """SIGTERM, and SIGKILL when that is not enough. Also when it has ended already."""
+        self.signal(signal.SIGTERM)
+        try:
+            self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self._popen.wait()
+
+    def last_words(self) -> str:
+        """The end of the log, as the end of an error message."""
+        lines = self.log.read_text(errors="replace").splitlines()[-5:]
+        return "".join(f"\n    {line}" for line in lines)
+
+
+def children_of(pid: int) -> list[int]:
+    try:
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+    except OSError:
+        return []
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def accepts(address: Path | tuple[str, int]) -> bool:
+    """Whether somebody listens on the unix socket or TCP address."""
+    family = socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET
+    with socket.socket(family) as probe:
+        try:
+            probe.connect(str(address) if isinstance(address, Path) else address)
+        except OSError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def signals_unwind() -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGHUP into an exception, once: cleaning up is not interrupted."""
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def unwind(number: int, _: FrameType | None) -> None:
+        for each in caught:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, unwind) for number in caught}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

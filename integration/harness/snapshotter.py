@@ -1,0 +1,73 @@
+"""The daemon under test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Self
+
+import httpx
+
+from integration.harness.configuration import render
+from integration.harness.machine import REPOSITORY, Machine
+from integration.harness.places import Places
+from integration.harness.processes import accepts
+
+PROGRAMS = REPOSITORY / ".venv" / "bin"
+
+
+class Snapshotter:
+    """A running ``modelpack-snapshotter``; the ``modelpack`` command pointed at it."""
+
+    def __init__(
+        self, machine: Machine, places: Places, *, additions: Mapping[str, Any] | None = None
+    ) -> None:
+        """Start it with the sample configuration, and return when its socket answers."""
+        self.machine = machine
+        self.places = places
+        self.configuration = machine.directory("snapshotter") / "config.toml"
+        home = str(machine.directory("home"))
+        # Whoever runs the tests keeps credentials and blobs out of them.
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("XDG_")},
+            "HOME": home,
+            "DOCKER_CONFIG": home,
+        }
+        self.configuration.write_text(
+            render("modelpack-snapshotter.toml", places, [additions or {}])
+        )
+        self.start()
+
+    def start(self) -> None:
+        self.process = self.machine.start(
+            [str(PROGRAMS / "modelpack-snapshotter"), "--config", str(self.configuration)],
+            log="modelpack-snapshotter.log",
+            environment=self.environment,
+        )
+        socket = self.places.state / "snapshotter.sock"
+        try:
+            self.process.wait_until(lambda: accepts(socket), f"an answer on {socket.name}")
+        except BaseException:
+            self.process.kill()
+            raise
+
+    def modelpack(self, *arguments: str, seconds: float = 600) -> str:
+        """Run ``modelpack``; what it printed. Raises :class:`CommandError`."""
+        argv = [str(PROGRAMS / "modelpack"), "--config", str(self.configuration), *arguments]
+        return self.machine.run(argv, environment=self.environment, seconds=seconds).stdout
+
+    def status(self) -> dict[str, Any]:
+        """What ``modelpack status --json`` prints, without the start of a program."""
+        transport = httpx.HTTPTransport(uds=str(self.places.state / "api.sock"))
+        with httpx.Client(transport=transport) as client:
+            told: dict[str, Any] = client.get("http://daemon/v1/status").raise_for_status().json()
+            return told
+
+    def stop(self) -> None:
+        self.process.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
