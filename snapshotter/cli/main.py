@@ -1,4 +1,4 @@
-"""`modelpack`: build, push, inspect, pull, mount and watch models."""
+"""`modelpack`: build, push, inspect, pull, mount, watch and measure models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 import structlog
 
 from snapshotter import __version__
+from snapshotter.cli.bench import bench
 from snapshotter.cli.build import build, push
 from snapshotter.cli.inspect import inspect
 from snapshotter.cli.mount import mount, umount
@@ -28,6 +29,7 @@ Examples:
   modelpack mount registry.example.com/models/qwen3:8b /mnt/qwen3 -d
   modelpack pull --namespace k8s.io registry.example.com/models/qwen3:8b
   modelpack status
+  modelpack bench --list
 """
 
 
@@ -52,7 +54,7 @@ def cli(context: click.Context, config_path: Path | None) -> None:
     _log_warnings_only()
 
 
-for command in (build, push, inspect, pull, mount, umount, status):
+for command in (build, push, inspect, pull, mount, umount, status, bench):
     cli.add_command(command)
 
 

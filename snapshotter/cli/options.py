@@ -30,12 +30,12 @@ class Settings:
     """The daemon's configuration, for what it says of registries, sockets and reading."""
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
+        self.path = path
 
     @cached_property
     def config(self) -> Config:
         """Raises :class:`ConfigError`."""
-        return load_config(self._path)
+        return load_config(self.path)
 
     @contextmanager
     def registry(self, reference: Reference, *, plain_http: bool) -> Iterator[Registry]:

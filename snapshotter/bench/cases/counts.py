@@ -1,0 +1,130 @@
+"""Cases whose point is how much is fetched: many readers, lone reads, a few tensors."""
+
+from __future__ import annotations
+
+from snapshotter.bench.case import Case, Contender, Plan, Sample, Trial
+from snapshotter.bench.contenders import OURS, sample_of, through_mount
+from snapshotter.bench.downloads import local
+from snapshotter.bench.measures import format_rtt
+from snapshotter.bench.models import read_tensors
+from snapshotter.bench.patterns import scattered, some_tensors, whole
+from snapshotter.bench.published import Published
+from snapshotter.bench.reading import Job, read
+from snapshotter.bench.settings import MIB
+from snapshotter.bench.stage import Stage
+from snapshotter.bench.statistics import median, percentile
+
+_PROCESSES = (2, 4, 8)
+_LONE_READS = 50
+_PAGE = 4096
+_SHARE = 0.05
+_NO_BACKGROUND = {"fetch": {"background": False}}
+
+
+def _shared(stage: Stage) -> Plan:
+    model = stage.single()
+    file = model.largest
+    job = Job(whole([file.size]), block=MIB)
+    return Plan(
+        [
+            Trial(
+                f"{processes} processes",
+                "fetched_ratio",
+                [through_mount(stage, model, [file], job, processes=processes)],
+                also=("seconds", "rate", "fetched_bytes", "requests", "rss_anon"),
+                group="one cold file",
+            )
+            for processes in _PROCESSES
+        ],
+        notes=["Throughput counts what all processes read together."],
+    )
+
+
+def _random(stage: Stage) -> Plan:
+    model = stage.single()
+    rtts = stage.settings.rtts if model.loopback else (0.0,)
+    return Plan(
+        [
+            Trial(
+                f"round trip {format_rtt(rtt)}",
+                "beyond_rtt",
+                [_lone_reads(stage, model, rtt)],
+                also=("latency", "latency_p99", "fetched_each", "requests"),
+                group="4 KiB at random",
+            )
+            for rtt in rtts
+        ]
+    )
+
+
+def _lone_reads(stage: Stage, model: Published, rtt: float) -> Contender:
+    file = model.largest
+    job = Job(scattered(file.size, _PAGE, _LONE_READS), block=_PAGE, latencies=True)
+
+    def run() -> Sample:
+        with stage.node(_NO_BACKGROUND) as node:
+            directory = node.mount(stage.reference(model, rtt))
+            with node.cost() as cost:
+                reading = read([directory / file.path], job)
+        middle = median(reading.latencies)
+        sample = sample_of(
+            reading,
+            reading.started,
+            latency=middle,
+            latency_p99=percentile(sorted(reading.latencies), 0.99),
+            beyond_rtt=middle - rtt,
+        )
+        sample.measures |= cost.measures(reading.bytes)
+        sample.measures["fetched_each"] = cost.fetched_bytes / len(reading.latencies)
+        return sample
+
+    how = f"{_LONE_READS} reads of 4 KiB at random places, one after the other; background off"
+    return Contender(OURS, how, run, ours=True)
+
+
+def _sparse(stage: Stage) -> Plan:
+    model = stage.sharded()
+    files = [file for file in model.weights if file.path.endswith(".safetensors")]
+    tensors = [read_tensors(local(stage, model, file)) for file in files]
+    streams, needed = some_tensors(tensors, _SHARE)
+
+    def trial(name: str, *, mapped: bool) -> Trial:
+        job = Job(streams, block=MIB, mapped=mapped)
+        contender = through_mount(stage, model, files, job, config=_NO_BACKGROUND, needed=needed)
+        return Trial(
+            name,
+            "fetched_ratio",
+            [contender],
+            also=("seconds", "fetched_bytes", "bytes", "requests"),
+            group="5 % of tensors",
+        )
+
+    return Plan(
+        [trial("by read", mapped=False), trial("by page faults", mapped=True)],
+        notes=[f"{len(streams[0])} of {sum(map(len, tensors))} tensors, background off."],
+    )
+
+
+SHARED = Case(
+    "shared",
+    "Several processes on one cold file",
+    "2, 4 and 8 processes read the same file at the same time, as ranks of tensor parallelism do",
+    "none: bytes fetched / file size must be 1.00",
+    _shared,
+)
+
+RANDOM_4K = Case(
+    "random-4k",
+    "Lone reads of 4 KiB, cold",
+    "reads of 4 KiB at random places, background completion off, at every round trip",
+    "one round trip; bytes fetched for each read",
+    _random,
+)
+
+SPARSE = Case(
+    "sparse",
+    "A few tensors of many",
+    "5 % of the tensors, by read and by page faults, background completion off",
+    "none: bytes fetched / needed must be close to 1",
+    _sparse,
+)

@@ -1,0 +1,105 @@
+"""Before anything is read: how long until the first byte, and until the tree is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from snapshotter.bench.case import Case, Contender, Plan, Sample, Trial
+from snapshotter.bench.contenders import OURS
+from snapshotter.bench.machine import drop_caches
+from snapshotter.bench.measures import format_rtt
+from snapshotter.bench.reading import Job, read, walk
+from snapshotter.bench.settings import GIB
+from snapshotter.bench.stage import Stage
+
+_SIZES = (1 * GIB, 10 * GIB, 100 * GIB)
+_COUNTS = (1, 200, 2000)
+
+
+def _first_byte(stage: Stage) -> Plan:
+    return Plan(
+        [
+            Trial(
+                f"{size // GIB} GiB, round trip {format_rtt(rtt)}",
+                "seconds",
+                [_mounting(stage, size, rtt)],
+                also=("requests", "fetched_bytes"),
+                group=f"round trip {format_rtt(rtt)}",
+            )
+            for rtt in stage.settings.rtts
+            for size in _SIZES
+        ],
+        notes=[
+            "The models are one sparse file each, served by our own range server whichever "
+            "registry the other cases use. Connections to it are not open yet."
+        ],
+    )
+
+
+def _mounting(stage: Stage, size: int, rtt: float) -> Contender:
+    def run() -> Sample:
+        model = stage.sparse(size)
+        reference = stage.reference(model, rtt)
+        with stage.node() as node, node.cost() as cost:
+            directory = node.mount(reference)
+            reading = read([directory / model.largest.path], Job([[(0, 0, 1)]]))
+            # A process that reads one byte was started in between: only its read counts.
+            mounted = node.mount_seconds
+        sample = Sample({"seconds": mounted + reading.seconds, "mount_seconds": mounted})
+        sample.measures |= {"requests": cost.requests, "fetched_bytes": cost.fetched_bytes}
+        return sample
+
+    how = "a fresh node resolves the reference and mounts; then open and read of one byte"
+    return Contender(OURS, how, run, ours=True)
+
+
+def _tree(stage: Stage) -> Plan:
+    return Plan([_listing(stage, count) for count in _COUNTS])
+
+
+def _listing(stage: Stage, count: int) -> Trial:
+    def ours() -> Sample:
+        model = stage.many(count)
+        with stage.node() as node:
+            directory = node.mount(stage.reference(model, 0))
+            drop_caches()
+            return _walked(directory, count)
+
+    def theirs() -> Sample:
+        model = stage.many(count)
+        assert model.source is not None
+        drop_caches()
+        return _walked(model.source, count)
+
+    return Trial(
+        f"{count:,} files" if count > 1 else "1 file",
+        "seconds",
+        [
+            Contender(OURS, "a fresh mount, dentries and inodes dropped", ours, ours=True),
+            Contender("native", "the same files on the local disk, caches dropped", theirs),
+        ],
+        group="readdir and stat",
+    )
+
+
+def _walked(directory: Path, count: int) -> Sample:
+    seconds, found = walk(directory)
+    assert found == count
+    return Sample({"seconds": seconds})
+
+
+MOUNT_FIRST_BYTE = Case(
+    "mount-first-byte",
+    "Mount to first byte",
+    "resolve, mount, open, read one byte of a model of 1, 10 and 100 GiB",
+    "none: it must be flat in size, and about two round trips",
+    _first_byte,
+)
+
+TREE = Case(
+    "tree",
+    "Listing",
+    "list every directory and stat every file of 1, 200 and 2,000",
+    "the same files on the local file system",
+    _tree,
+)

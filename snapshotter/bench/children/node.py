@@ -1,0 +1,91 @@
+"""A node in a process of its own: the daemon's rooms up to mounts, and nothing of containerd.
+
+Told to mount a model, and asked what it fetched and what that cost this process. The argument
+is the configuration as JSON, in the words of the configuration file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from snapshotter.api import rss_anon
+from snapshotter.bench.children.talk import answer_all
+from snapshotter.cache.documents import Documents
+from snapshotter.cache.store import BlobStore
+from snapshotter.config import Config, parse_config
+from snapshotter.fetch.fetcher import Fetcher
+from snapshotter.images.resolve import resolve_model
+from snapshotter.mounts.loader import Loader
+from snapshotter.mounts.serving import Serving
+from snapshotter.registry.client import Registry
+from snapshotter.registry.reference import Reference
+
+
+class Node:
+    """As `snapshotter.daemon` puts the rooms together, less what containerd needs."""
+
+    def __init__(self, config: Config, stack: ExitStack) -> None:
+        root = Path(config.root)
+        self._mounts = Path(config.state) / "mounts"
+        self._options = config.mounts
+        self._stack = stack
+        self.registry = Registry(config.registry)
+        stack.callback(self.registry.close)
+        store = BlobStore(root / "cache", config.cache)
+        stack.callback(store.close)
+        self.fetcher = Fetcher(config.fetch)
+        stack.callback(self.fetcher.close)
+        self.documents = Documents(root / "documents")
+        self.loader = Loader(self.registry, self.documents, store, self.fetcher)
+        self.serving: list[Serving] = []
+
+    def answer(self, told: dict[str, Any]) -> dict[str, Any]:
+        if "mount" in told:
+            return self._mount(told["mount"])
+        return self._stats()
+
+    def _mount(self, reference: str) -> dict[str, Any]:
+        started = time.monotonic()
+        ref, manifest = resolve_model(Reference.parse(reference), self.registry)
+        self.documents.put(ref.digest, manifest.raw)
+        model = self.loader.load(ref)
+        self._stack.callback(self.loader.unload, model)
+        directory = self._mounts / str(len(self.serving))
+        directory.mkdir(parents=True)
+        serving = Serving(
+            model, directory, self.fetcher, self._options, allow_other=os.geteuid() == 0
+        )
+        self._stack.callback(serving.stop)
+        self._stack.callback(serving.detach)
+        self.serving.append(serving)
+        return {"directory": str(directory), "started": started, "ended": time.monotonic()}
+
+    def _stats(self) -> dict[str, Any]:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "fetched_bytes": self.fetcher.stats.fetched_bytes,
+            "requests": self.fetcher.stats.requests,
+            "models": [serving.describe() for serving in self.serving],
+            "user": usage.ru_utime,
+            "system": usage.ru_stime,
+            "switches": usage.ru_nvcsw,
+            "rss_anon": rss_anon(),
+        }
+
+
+def main() -> None:
+    config = parse_config(json.loads(sys.argv[1]), "configuration of the benchmark's node")
+    with ExitStack() as stack:
+        node = Node(config, stack)
+        answer_all(node.answer)
+
+
+if __name__ == "__main__":
+    main()
