@@ -20,7 +20,7 @@ from snapshotter.artifact.marker import ModelRef
 from snapshotter.cache.documents import Documents
 from snapshotter.cache.store import BlobStore
 from snapshotter.config import DEFAULT_PATH, Config, load_config
-from snapshotter.environment import check_environment, concerns
+from snapshotter.environment import check_environment, concerns, raise_file_limit
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.images.containerd import Containerd
@@ -32,6 +32,7 @@ from snapshotter.mounts.loader import Loader
 from snapshotter.mounts.table import Mounts
 from snapshotter.registry.client import Registry
 from snapshotter.snapshots.service import serve as serve_snapshots
+from snapshotter.sockets import prepare_socket
 
 log = structlog.get_logger(__name__)
 
@@ -58,13 +59,23 @@ class NodeModels:
 def running(config: Config) -> Iterator[None]:
     """The whole daemon, from the ground up; on leaving everything is stopped and unmounted."""
     check_environment(config)
-    root, state = Path(config.root), Path(config.state)
+    raise_file_limit()
+    for address in (config.grpc_address, config.api_address):
+        prepare_socket(address)  # before anything of a daemon that runs is touched
+    # Resolved, for mounts of an earlier life are found by the path the kernel shows.
+    root, state = Path(config.root), Path(config.state).resolve()
+    for directory in (root, state):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
         registry = Registry(config.registry, skip_hosts=(config.mirror.address,))
         stack.callback(registry.close)
         store = BlobStore(root / "cache", config.cache)
         stack.callback(store.close)
-        fetcher = Fetcher(config.fetch)
+        fetcher = Fetcher(
+            config.fetch,
+            on_verified=lambda blob: mounts.verified(blob),
+            on_bad=lambda blob: mounts.condemned(blob),
+        )
         stack.callback(fetcher.close)
         loader = Loader(registry, Documents(root / "documents"), store, fetcher)
         mounts = Mounts(state / "mounts", loader, fetcher, config.mounts)
@@ -122,6 +133,9 @@ def daemon(config_path: Path | None, check: bool) -> None:
         log.info("stopping")
         _notify("STOPPING=1")
     log.info("stopped")
+    sys.stderr.flush()
+    # Calls that wait for a registry, whose callers are gone, would keep the process.
+    os._exit(0)
 
 
 def main() -> None:
@@ -145,6 +159,9 @@ def _notify(state: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.connect(address)
-        notify.sendall(state.encode())
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.connect(address)
+            notify.sendall(state.encode())
+    except OSError as error:
+        log.warning("systemd not told", state=state, error=str(error))

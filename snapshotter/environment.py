@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 from snapshotter.config import Config
@@ -17,7 +18,10 @@ class EnvironmentLacks(ModelpackError):
 
 
 def check_environment(config: Config) -> None:
-    """Raises :class:`EnvironmentLacks` naming the first thing missing and what to do."""
+    """Raises :class:`EnvironmentLacks` naming the first thing missing and what to do.
+
+    Makes nothing.
+    """
     if os.geteuid() != 0:
         raise EnvironmentLacks(
             "the daemon must run as root: it mounts file systems for containerd "
@@ -27,6 +31,12 @@ def check_environment(config: Config) -> None:
         raise EnvironmentLacks(f"{FUSE_DEVICE} is missing: run 'modprobe fuse'")
     for key, directory in (("root", config.root), ("state", config.state)):
         _check_directory(key, Path(directory))
+
+
+def raise_file_limit() -> None:
+    """Each blob in use holds a descriptor, and a model has up to thousands of them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def concerns() -> list[str]:
@@ -45,12 +55,14 @@ def concerns() -> list[str]:
 def _check_directory(key: str, directory: Path) -> None:
     if not directory.is_absolute():
         raise EnvironmentLacks(f"{key} = {str(directory)!r} must be an absolute path")
-    try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        probe = directory / f".write-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    # access(2) knows of read-only file systems, but not of those that take no new files.
+    if not existing.is_dir() or not os.access(existing, os.W_OK) or _is_virtual(existing):
         raise EnvironmentLacks(
-            f"cannot write to {directory}: {error.strerror}; set {key} to a writable directory"
-        ) from None
+            f"cannot write to {directory}: {existing} is not writable; "
+            f"set {key} to a writable directory"
+        )
+
+
+def _is_virtual(directory: Path) -> bool:
+    return any(directory.is_relative_to(virtual) for virtual in ("/proc", "/sys"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from integration.demo.reading import Reader, Step, compare_sums, sums_command
 from integration.demo.report import Run, Timeline
-from integration.demo.stage import Stage, forget_cached_pages
+from integration.demo.stage import Stage, start_equally
 from integration.harness.container import Container
 from integration.harness.cri import Cri
 
@@ -48,7 +48,8 @@ def _run(
     ctr = stage.containerd.ctr
     target = stage.machine.directory(f"mounted-{snapshotter}")
     mount = f"type=bind,src={target},dst=/models,options=rbind:ro"
-    forget_cached_pages()
+    with stage.console.status("page cache dropped, memory touched ..."):
+        start_equally(stage.registry, stage.size)
     with Container(stage.containerd, f"warm-{snapshotter}", snapshotter=snapshotter):
         pass  # ctr, shim and runc are in memory on a node that runs containers
     timeline = Timeline(stage.console, run)

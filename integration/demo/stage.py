@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -52,6 +53,7 @@ class Stage:
             ).stdout
 
         registry = resources.enter_context(Registry(self.machine))
+        self.registry = self.machine.root / "registry"
         self.model = f"{registry.host}/models/demo:1"
         self.image = f"{registry.host}/images/demo:1"
         places = Places.of(self.machine)
@@ -110,10 +112,38 @@ def check(size: int, directory: Path | None) -> None:
         )
 
 
-def forget_cached_pages() -> None:
-    """Write what is dirty, then drop the page cache, so that each run starts equally cold."""
+def start_equally(registry: Path, size: int) -> None:
+    """Bring the machine into the same state before each run.
+
+    What is dirty is written and the page cache dropped. The registry's files are read
+    again, since on a node it is another machine's disk that they lie on. And memory
+    for the run is touched once and given back: on a virtual machine the first use of a page
+    costs its host a fault, which would count against whoever runs first.
+    """
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3\n")
+    buffer = bytearray(4 << 20)
+    for path in registry.glob("data/docker/registry/v2/blobs/*/*/*/data"):
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+    touched = min(_TOUCHED * size, _available_memory() // 2)
+    subprocess.run([sys.executable, "-c", _TOUCH, str(touched)], check=True)
+
+
+_TOUCHED = 3
+"""Times the model's size: cache, page cache of the mount, and some."""
+_TOUCH = """
+import mmap, sys
+mmap.mmap(-1, int(sys.argv[1]), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+"""
+
+
+def _available_memory() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _pinned(registry: str, repository: str, tag: str) -> str:

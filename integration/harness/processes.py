@@ -81,6 +81,9 @@ class Process:
         if self.running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+                if number in (signal.SIGCONT, signal.SIGKILL):
+                    # nsenter stops when its child does, and would never see it end.
+                    os.kill(self._popen.pid, signal.SIGCONT)
 
     def stop(self, *, seconds: float = 10) -> None:
         """SIGTERM, and SIGKILL when that is not enough. Also when it has ended already."""

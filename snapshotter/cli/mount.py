@@ -15,12 +15,15 @@ import click
 from fuse.mount import MountError as FuseMountError
 from fuse.mount import fuse_mounts, unmount
 from snapshotter.artifact.digest import encoded
+from snapshotter.cache.blob import Blob
 from snapshotter.cache.documents import Documents
 from snapshotter.cache.store import BlobStore
 from snapshotter.cli.options import Settings, plain_http_option
 from snapshotter.config import Config
+from snapshotter.environment import raise_file_limit
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
+from snapshotter.home import user_directory
 from snapshotter.images.resolve import resolve_model
 from snapshotter.mounts.errors import MountError
 from snapshotter.mounts.loader import Loader
@@ -28,11 +31,6 @@ from snapshotter.mounts.serving import FILESYSTEM, Serving
 from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import Reference
 from snapshotter.units import format_size
-
-
-def default_cache() -> Path:
-    """``$XDG_CACHE_HOME/modelpack``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelpack"
 
 
 @click.command()
@@ -73,7 +71,7 @@ def mount(
       modelpack mount registry.example.com/models/qwen3:8b /mnt/qwen3 -d
     """
     parsed = Reference.parse(reference)
-    cache = cache or default_cache()
+    cache = cache or user_directory("XDG_CACHE_HOME", ".cache")
 
     def serve(ready: Callable[[str], None]) -> None:
         with settings.registry(parsed, plain_http=plain_http) as registry:
@@ -115,39 +113,89 @@ def _serve(
     cache: Path,
     ready: Callable[[str], None],
 ) -> None:
+    raise_file_limit()
     with ExitStack() as stack:
         ref, manifest = resolve_model(reference, registry)
         # A directory for each model: two mounts at once must not share one store.
         store = BlobStore(cache / encoded(ref.digest), config.cache)
         stack.callback(store.close)
-        fetcher = Fetcher(config.fetch)
+        served: list[Serving] = []
+
+        def verified(blob: Blob) -> None:
+            for serving in served:
+                serving.verified(blob)
+
+        def condemned(blob: Blob) -> None:
+            for serving in served:
+                serving.condemned(blob)
+
+        fetcher = Fetcher(config.fetch, on_verified=verified, on_bad=condemned)
         stack.callback(fetcher.close)
         documents = Documents(cache / encoded(ref.digest) / "documents")
         documents.put(ref.digest, manifest.raw)
         loader = Loader(registry, documents, store, fetcher)
         model = loader.load(ref)
         stack.callback(loader.unload, model)
-        serving = Serving(model, directory, fetcher, config.mounts, allow_other=os.geteuid() == 0)
+        stay = _Stay()
+        serving = Serving(
+            model,
+            directory,
+            fetcher,
+            config.mounts,
+            allow_other=os.geteuid() == 0,
+            ended=stay.ended,
+        )
         stack.callback(serving.stop)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: _leave(serving))
+        stack.callback(stay.take_away, serving)
+        served.append(serving)
+        for number in _signals():
+            signal.signal(number, lambda *_: stay.leave(serving))
         files = model.layout.files
         ready(
             f"{reference}: {len(files)} files, {format_size(sum(f.size for f in files))} "
             f"at {directory}"
         )
-        serving.ended.wait()
+        stay.over.wait()
 
 
-def _leave(serving: Serving) -> None:
-    """On the first signal wait for readers, on the second leave them."""
-    try:
-        serving.detach(lazy=False)
-    except MountError as error:
-        click.echo(f"modelpack: {error}; serving on until they are closed", err=True)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: serving.ended.set())
-        serving.detach(lazy=True)
+class _Stay:
+    """How long a model is served: until nobody holds it any more, or we are told to go."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self._mounted = True
+
+    def ended(self, _: Serving) -> None:
+        """Somebody unmounted it, and nobody holds a file of it."""
+        self._mounted = False
+        self.over.set()
+
+    def leave(self, serving: Serving) -> None:
+        """On the first signal wait for readers, on the second leave them."""
+        if not self._mounted:
+            self.over.set()
+            return
+        try:
+            serving.detach(lazy=False)
+            self._mounted = False
+        except MountError as error:
+            self.take_away(serving)
+            click.echo(f"modelpack: {error}; serving on until they are closed", err=True)
+
+    def take_away(self, serving: Serving) -> None:
+        """Whatever happened, no mount may be left that nobody serves."""
+        if self._mounted:
+            self._mounted = False
+            try:
+                serving.detach(lazy=True)
+            except MountError:
+                pass  # somebody was quicker
+
+
+def _signals() -> list[signal.Signals]:
+    """Those that end us. The terminal's end does not where nohup(1) said so."""
+    asked = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _in_background(serve: Callable[[Callable[[str], None]], None], log_file: Path | None) -> str:
@@ -155,6 +203,7 @@ def _in_background(serve: Callable[[Callable[[str], None]], None], log_file: Pat
 
     Forks before any thread exists. Raises what kept the child from becoming ready.
     """
+    log = _open_log(log_file)
     reading, writing = os.pipe()
     if os.fork():
         os.close(writing)
@@ -168,7 +217,7 @@ def _in_background(serve: Callable[[Callable[[str], None]], None], log_file: Pat
     os.setsid()
     if os.fork():
         os._exit(0)
-    _leave_terminal(log_file)
+    _leave_terminal(log)
     os._exit(_report(serve, writing))
 
 
@@ -184,19 +233,29 @@ def _report(serve: Callable[[Callable[[str], None]], None], pipe: int) -> int:
 
     try:
         serve(lambda line: tell(f"ready {line}"))
-    except ModelpackError as error:
-        tell(str(error))
-        click.echo(f"modelpack: {error}", err=True)
+    except BrokenPipeError:
+        click.echo("modelpack: whoever asked for the mount is gone, so it is taken back", err=True)
         return 1
-    except BaseException:
+    except ModelpackError as error:
+        click.echo(f"modelpack: {error}", err=True)
+        tell(str(error))
+        return 1
+    except BaseException as error:
         traceback.print_exc()
+        tell(f"the background process failed: {error!r}")
         return 1
     return 0
 
 
-def _leave_terminal(log_file: Path | None) -> None:
-    null = os.open(os.devnull, os.O_RDWR)
+def _open_log(log_file: Path | None) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    log = null if log_file is None else os.open(log_file, flags, 0o600)
+    try:
+        return os.open(log_file or os.devnull, flags, 0o600)
+    except OSError as error:
+        raise MountError(f"cannot write the log {log_file}: {error.strerror}") from None
+
+
+def _leave_terminal(log: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
     for number, target in enumerate((null, null, log)):
         os.dup2(target, number)

@@ -70,7 +70,7 @@ class Fetcher:
         self._idle = 0
         self._closed = False
         self._local = threading.local()
-        self._verifier = Verifier(on_verified, self._condemn)
+        self._verifier = Verifier(on_verified, self._condemn, self._busy)
         self._threads = [
             threading.Thread(target=self._run, name=f"modelpack-fetch-{number}", daemon=True)
             for number in range(options.connections)
@@ -301,6 +301,10 @@ class Fetcher:
             hand_over(read, failure)
 
     # Verification
+
+    def _busy(self) -> bool:
+        with self._lock:
+            return bool(self._state.flights or self._state.reads)
 
     def _condemn(self, blob: Blob, error: DigestMismatch) -> None:
         with self._lock:

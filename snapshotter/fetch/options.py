@@ -21,7 +21,7 @@ class FetchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Of these, how many only ever fetch what a reader waits for, so that a small read never
     waits for a large range to end."""
 
-    range_size: ByteSize = ByteSize(8 * _MIB)
+    range_size: ByteSize = ByteSize(16 * _MIB)
     """Largest range asked for in one request when reading ahead or completing a model."""
 
     grain: ByteSize = ByteSize(64 * _KIB)
@@ -30,7 +30,7 @@ class FetchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     sequential_after: ByteSize = ByteSize(256 * _KIB)
     """Bytes read in a row that make a reader sequential, so that bytes are fetched ahead of it."""
 
-    readahead: ByteSize = ByteSize(64 * _MIB)
+    readahead: ByteSize = ByteSize(128 * _MIB)
     """How far ahead of a sequential reader is fetched at most; it begins with 1 MiB and keeps
     twice what was read in a row."""
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import stat
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,14 @@ from fuse.negotiate import SessionOptions
 from fuse.operations import Opened
 from fuse.reading import ReadRequest
 from fuse.session import Session
-from fuse.tree import Directory, File, Tree
-from snapshotter.artifact.layout import File as ModelFile
+from fuse.tree import File, Tree
+from snapshotter.artifact.digest import Digest
 from snapshotter.cache.blob import Blob, BlobState
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.fetcher import Fetcher, ReadResult
 from snapshotter.mounts.errors import MountError
+from snapshotter.mounts.files import Source, nodes_of
+from snapshotter.mounts.iomode import IoModes
 from snapshotter.mounts.loader import Model
 from snapshotter.mounts.options import MountOptions
 
@@ -36,15 +36,6 @@ FILESYSTEM = "modelpack"
 """Shown by mount(8) as type ``fuse.modelpack``."""
 _handles = itertools.count(1)
 """File handles, never used twice: the fetcher tells streams apart by them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where the bytes of a file are."""
-
-    path: str
-    blob: Blob
-    offset: int
 
 
 class Serving:
@@ -69,7 +60,23 @@ class Serving:
         self.directory = directory
         self.since = time.time()
         self._fetcher = fetcher
-        tree = Tree(_nodes(model, options), self._read, open=_open, destroy=lambda: ended(self))
+        self._modes = IoModes()
+        self._backing: dict[Digest, int] = {}
+        self._backing_lock = threading.Lock()
+        self._passthrough = options.passthrough
+        nodes = nodes_of(model, options)
+        self._paths = {
+            path: node.content
+            for path, node in nodes.items()
+            if isinstance(node, File) and node.content is not None
+        }
+        self._tree: Tree[Source] = Tree(
+            nodes,
+            self._read,
+            open=self._open,
+            release=lambda nodeid, _fh, _file: self._modes.release(nodeid),
+            destroy=lambda: ended(self),
+        )
         try:
             self._fd = mount(
                 directory,
@@ -82,9 +89,12 @@ class Serving:
             raise MountError(f"{model.ref}: {error}") from None
         self._session = Session(
             self._fd,
-            tree,
+            self._tree,
             SessionOptions(
-                threads=options.threads, name="modelpack-fuse", max_read=options.max_read
+                threads=options.threads,
+                name="modelpack-fuse",
+                max_read=options.max_read,
+                passthrough=options.passthrough,
             ),
         )
         self._session.start()
@@ -102,10 +112,13 @@ class Serving:
             raise MountError(str(error)) from None
 
     def stop(self) -> None:
-        """End the service for good; a mount that is left then answers ENOTCONN."""
+        """End the service for good; a mount that is left then answers ENOTCONN. Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
         if not self.ended.is_set():
             self._session.stop()
-        os.close(self._fd)
+        os.close(fd)
 
     def describe(self) -> dict[str, Any]:
         """For `modelpack status`; sizes in bytes, each blob counted once."""
@@ -116,12 +129,65 @@ class Serving:
             "directory": str(self.directory),
             "files": len(self.model.layout.files),
             "size_bytes": self.model.loaded.total_bytes,
-            "present_bytes": sum(blob.present_bytes for blob in blobs),
+            "present_bytes": self.model.loaded.present_bytes,
             "state": _state(blobs),
+            "passthrough": self._passthrough and self._session.passthrough,
             "mounted_since": self.since,
         }
 
-    def _read(self, request: ReadRequest, file: File[_Source]) -> None:
+    # What the fetcher tells; never from a thread that answers the kernel
+
+    def verified(self, blob: Blob) -> None:
+        """From now on the kernel may read ``blob`` itself: also files somebody holds open."""
+        if not (self._passthrough and self._session.passthrough):
+            return
+        for path, source in self._of(blob):
+            nodeid = self._tree.nodeid(path)
+            if source.whole and self._modes.cached(nodeid):
+                parent, name = self._tree.renew(nodeid)
+                self._session.notify_inval_entry(parent, name)
+
+    def condemned(self, blob: Blob) -> None:
+        """Bytes of ``blob`` were wrong: the kernel must not answer from pages it kept."""
+        for path, _ in self._of(blob):
+            self._session.notify_inval_inode(self._tree.nodeid(path))
+
+    def _of(self, blob: Blob) -> Iterator[tuple[bytes, Source]]:
+        return ((path, source) for path, source in self._paths.items() if source.blob is blob)
+
+    # What the kernel asks
+
+    def _open(self, nodeid: int, file: File[Source]) -> Opened:
+        source = file.content
+        assert source is not None
+        backing = self._backing_id(source) if source.whole else 0
+        if self._modes.open(nodeid, ready=backing != 0):
+            return Opened(fh=next(_handles), backing_id=self._backing[source.blob.digest])
+        return Opened(fh=next(_handles))
+
+    def _backing_id(self, source: Source) -> int:
+        """The kernel's handle on the blob's file; 0 when it is not to read it itself."""
+        blob = source.blob
+        if not (self._passthrough and self._session.passthrough):
+            return 0
+        with self._backing_lock:
+            known = self._backing.get(blob.digest, 0)
+            if known or blob.state is not BlobState.VERIFIED or blob.size == 0:
+                return known
+            try:
+                self._backing[blob.digest] = self._session.open_backing(blob.fileno())
+            except OSError as error:
+                # A cache on overlayfs (ELOOP), for instance; every file would fail alike.
+                self._passthrough = False
+                log.warning(
+                    "no passthrough: reads go through the daemon",
+                    model=str(self.model.ref),
+                    error=error.strerror,
+                )
+                return 0
+            return self._backing[blob.digest]
+
+    def _read(self, request: ReadRequest, file: File[Source]) -> None:
         source = file.content
         assert source is not None
 
@@ -144,33 +210,9 @@ class Serving:
             source.blob,
             source.offset + request.offset,
             request.size,
-            stream=request.fh,
-            deliver=deliver,
+            request.fh,
+            deliver,
         )
-
-
-def _nodes(model: Model, options: MountOptions) -> dict[bytes, File[_Source] | Directory]:
-    owner = {"uid": options.uid, "gid": options.gid}
-    nodes: dict[bytes, File[_Source] | Directory] = {b"": Directory(**owner)}
-    for path in model.layout.directories:
-        nodes[os.fsencode(path)] = Directory(**owner)
-    for file in model.layout.files:
-        nodes[os.fsencode(file.path)] = _node(file, model.blobs[file.digest], owner)
-    return nodes
-
-
-def _node(file: ModelFile, blob: Blob, owner: dict[str, int]) -> File[_Source]:
-    return File(
-        size=file.size,
-        content=_Source(file.path, blob, file.offset),
-        mode=stat.S_IMODE(file.mode),
-        mtime_ns=file.mtime_ns,
-        **owner,
-    )
-
-
-def _open(_nodeid: int, _file: File[_Source]) -> Opened:
-    return Opened(fh=next(_handles))
 
 
 def _state(blobs: Iterable[Blob]) -> str:

@@ -15,6 +15,7 @@ import structlog
 from fuse.mount import fuse_mounts, unmount
 from snapshotter.artifact.digest import Digest, encoded
 from snapshotter.artifact.marker import ModelRef
+from snapshotter.cache.blob import Blob
 from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.mounts.errors import MountError
 from snapshotter.mounts.loader import Loader
@@ -76,6 +77,16 @@ class Mounts:
         """All that are being served, detached ones too, oldest first."""
         with self._lock:
             return list(self._alive)
+
+    def verified(self, blob: Blob) -> None:
+        """For the fetcher to tell that ``blob`` is complete and right."""
+        for serving in self.mounted():
+            serving.verified(blob)
+
+    def condemned(self, blob: Blob) -> None:
+        """For the fetcher to tell that ``blob`` came wrong."""
+        for serving in self.mounted():
+            serving.condemned(blob)
 
     def close(self) -> None:
         """Detach everything and stop serving; readers that are left get ENOTCONN."""

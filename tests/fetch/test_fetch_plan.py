@@ -170,7 +170,7 @@ def test_the_window_is_never_larger_than_allowed() -> None:
     play = Play()
     play.read_forward(300 * MIB, step=MIB)
     play.settle()
-    assert 364 * MIB <= play.downloads[0].blob.present.total <= (300 + 64 + 8) * MIB
+    assert 428 * MIB <= play.downloads[0].blob.present.total <= (300 + 128 + 16) * MIB
 
 
 def test_a_forward_reader_gets_several_large_ranges_at_once() -> None:
@@ -180,7 +180,7 @@ def test_a_forward_reader_gets_several_large_ranges_at_once() -> None:
     play.read(64 * MIB, MIB)
     ranges = play.begin_all()
     assert len(ranges) == FOREGROUND.connections - FOREGROUND.reserved
-    assert {end - start for _, start, end in ranges} == {8 * MIB}
+    assert {end - start for _, start, end in ranges} == {16 * MIB}
 
 
 def test_the_reserved_connections_are_left_for_those_who_wait() -> None:
@@ -234,7 +234,7 @@ def test_a_forward_reader_starts_completion_at_once_from_where_it_reads() -> Non
     first_of = {blob: order.index(next(o for o in order if o[0] == blob)) for blob in range(3)}
     assert first_of[1] < first_of[2] < first_of[0]
     focused = [start for blob, start in order if blob == 1]
-    assert focused.index(0) > focused.index(88)
+    assert focused.index(0) > focused.index(80)
     assert all(download.blob.complete for download in play.downloads)
 
 

@@ -24,6 +24,7 @@ from snapshotter.pack.record import BuildStore
 from snapshotter.registry.client import Registry
 from snapshotter.registry.options import RegistryOptions
 from snapshotter.registry.reference import Reference
+from snapshotter.units import Seconds
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +48,11 @@ def make_node(tmp_path: Path) -> Iterator[Callable[[], Node]]:
             stack.callback(registry.close)
             store = BlobStore(tmp_path / "cache", CacheOptions())
             stack.callback(store.close)
-            fetcher = Fetcher(FetchOptions(read_deadline=5))  # type: ignore[arg-type]
+            fetcher = Fetcher(
+                FetchOptions(read_deadline=Seconds(5)),
+                on_verified=lambda blob: mounts.verified(blob),
+                on_bad=lambda blob: mounts.condemned(blob),
+            )
             stack.callback(fetcher.close)
             documents = Documents(tmp_path / "documents")
             loader = Loader(registry, documents, store, fetcher)

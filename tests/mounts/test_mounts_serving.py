@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mounts_node import FILES, SHARD, Node, shell
+from registry_process import RegistryProcess
 
 from fuse.mount import fuse_mounts
-from snapshotter.artifact.digest import Digest
+from snapshotter.artifact.digest import Digest, digest_of
 from snapshotter.artifact.marker import ModelRef
+from snapshotter.cache.blob import BlobState
 from snapshotter.errors import ModelpackError
 from snapshotter.mounts.errors import MountError
+from snapshotter.mounts.serving import Serving
+from snapshotter.pack.build import build
+from snapshotter.pack.push import push
+from snapshotter.pack.record import BuildStore
+from snapshotter.registry.reference import Reference
 
 
 def test_every_file_has_the_bytes_of_its_source(
@@ -66,7 +74,11 @@ def test_a_released_model_is_unmounted_and_its_directory_gone(node: Node, model:
 def test_who_holds_a_file_of_a_released_model_reads_on(node: Node, model: ModelRef) -> None:
     directory = node.mounts.mount(model)
     with subprocess.Popen(
-        ["sh", "-c", f"exec < {directory}/shards/model.safetensors; echo open; read go; tail -c 7"],
+        [
+            "sh",
+            "-c",
+            f"exec 3< {directory}/shards/model.safetensors; echo open; read go; tail -c 7 <&3",
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as reader:
@@ -77,7 +89,7 @@ def test_who_holds_a_file_of_a_released_model_reads_on(node: Node, model: ModelR
         again = node.mounts.mount(model)  # a new mount of the same model meanwhile
         assert not serving.ended.is_set()
         assert shell(f"tail -c 7 {again}/shards/model.safetensors").stdout == b"the end"
-        reader.kill()
+        assert reader.communicate(b"go\n") == (b"the end", None)
     assert serving.ended.wait(10)
 
 
@@ -135,3 +147,78 @@ def test_status_tells_what_is_here_of_a_model(node: Node, model: ModelRef) -> No
     after = serving.describe()
     assert after["present_bytes"] == after["size_bytes"]
     assert after["state"] in ("complete", "verified")
+
+
+def _verified(serving: Serving) -> bool:
+    return all(blob.state is BlobState.VERIFIED for blob in serving.model.blobs.values())
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_kernel_reads_verified_files_by_itself(
+    make_node: Callable[[], Node], model: ModelRef
+) -> None:
+    node = make_node()
+    directory = node.mounts.mount(model)
+    (serving,) = node.mounts.mounted()
+    assert serving.describe()["passthrough"]
+    shell(f"cat {directory}/*/* {directory}/*.* > /dev/null")
+    _until(lambda: _verified(serving))
+    with subprocess.Popen(
+        ["sh", "-c", f"exec 3< {directory}/shards/model.safetensors; echo open; read go; cat <&3"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"open\n"
+        if model.repository.endswith("raw"):
+            # Nobody serves any more, and yet the file that is open can be read to its end.
+            serving.stop()
+        assert reader.communicate(b"go\n") == (SHARD, None)
+
+
+def test_a_file_held_open_while_it_became_complete_is_fast_for_who_opens_it_next(
+    node: Node, model: ModelRef
+) -> None:
+    directory = node.mounts.mount(model)
+    (serving,) = node.mounts.mounted()
+    path = f"{directory}/shards/model.safetensors"
+    with subprocess.Popen(
+        ["sh", "-c", f"exec 3< {path}; stat -L -c %i /proc/self/fd/3; read go; cat <&3"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as reader:
+        assert reader.stdout is not None
+        inode = reader.stdout.readline().strip()
+        shell(f"cat {directory}/*/* {directory}/*.* > /dev/null")
+        _until(lambda: _verified(serving))
+        _until(lambda: shell(f"cat {path}").stdout == SHARD)
+        assert shell(f"stat -c %i {path}").stdout.strip() == inode
+        assert reader.communicate(b"go\n") == (SHARD, None)
+
+
+def test_wrong_bytes_are_not_shown_once_they_are_known_to_be_wrong(
+    node: Node, docker_registry: RegistryProcess, tmp_path: Path
+) -> None:
+    good, wrong = b"good" * 50_000, b"evil" * 50_000
+    reference = Reference.parse(f"{docker_registry.address}/mounts/wrong:1")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "w.safetensors").write_bytes(good)
+    store = BuildStore(tmp_path / "wrong-builds")
+    built = build(tmp_path / "source", reference, store)
+    push(reference, store, node.registry)
+    digest = digest_of(good)
+    stored = docker_registry.storage / "docker/registry/v2/blobs/sha256" / digest[7:9] / digest[7:]
+    (stored / "data").write_bytes(wrong)
+
+    ref = ModelRef(reference.registry, reference.repository, built.digest)
+    directory = node.mounts.mount(ref)
+    shell(f"cat {directory}/w.safetensors > /dev/null")
+    (serving,) = node.mounts.mounted()
+    _until(lambda: serving.describe()["state"] == "bad")
+    _until(lambda: b"Input/output error" in shell(f"cat {directory}/w.safetensors").stderr)
