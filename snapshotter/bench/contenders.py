@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from snapshotter.bench.case import Contender, Sample
@@ -14,6 +13,11 @@ from snapshotter.bench.reading import Job, Reading, read
 from snapshotter.bench.stage import Stage
 
 OURS = "modelpack"
+
+
+def alone(model: Published) -> Mapping[str, Any]:
+    """Configuration for reading one file: where there are more, they are left where they are."""
+    return {"fetch": {"background": False}} if len(model.weights) > 1 else {}
 
 
 def sample_of(reading: Reading, zero: float, **measures: float) -> Sample:
@@ -80,7 +84,6 @@ def download_then_read(
             reading = read(got.paths, job)
         # The start of a reader process between the two is nobody's time.
         sample = sample_of(reading, reading.started - got.seconds, download_seconds=got.seconds)
-        sample.timeline = [(0.0, 0.0), *((at, count) for at, count in sample.timeline[1:])]
         sample.arrived = got.arrived
         return sample
 
@@ -114,16 +117,3 @@ def download_only(
         )
 
     return Contender(f"{downloader.name} to a file", f"{downloader.how}; not read", run)
-
-
-def native(
-    paths: Callable[[], Sequence[Path]], name: str, how: str, prepare: Callable[[], None], job: Job
-) -> Contender:
-    """The same reads of files on the local file system."""
-
-    def run() -> Sample:
-        prepare()
-        reading = read(paths(), job)
-        return sample_of(reading, reading.started)
-
-    return Contender(name, how, run)

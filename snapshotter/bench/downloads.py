@@ -61,7 +61,8 @@ class Downloader:
             else:
                 times = self._own(stage, model, files, rtt, paths)
         started, ended, cpu = times
-        arrived = [(max(0.0, at - started), count) for at, count in watch.seen]
+        arrived = [(max(0.0, at - started), count) for at, count in watch.seen if at <= ended]
+        arrived.append((ended - started, watch.seen[-1][1]))
         return Downloaded(paths, started, ended, arrived, cpu)
 
     def _run(
@@ -117,7 +118,7 @@ def one_stream(model: Published) -> Downloader:
     """curl where it can reach the registry by itself."""
     if not model.loopback:
         return Downloader(
-            "one stream to a file",
+            "one stream",
             "our own downloader with one connection (registry needs our client)",
             "",
             1,

@@ -27,12 +27,11 @@ def headline(case: CaseResult) -> Headline:
     against = [times for times in map(against_best, case.trials) if times is not None]
     if against:
         middle = median(against)
-        if len(against) == 1:
-            caption = "as good as the best baseline"
-        else:
-            caption = (
-                f"as good as the best baseline: median of {len(against)} trials, "
-                f"{format_times(min(against))} to {format_times(max(against))}"
+        caption = "as good as the best baseline"
+        if len(against) > 1:
+            caption += (
+                f"; {format_times(min(against))} to {format_times(max(against))} "
+                f"in {len(against)} trials"
             )
         return Headline(format_times(middle), caption, "good" if middle >= 1 else "bad")
     worst = [

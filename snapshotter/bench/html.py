@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html import escape
 from importlib import resources
 
@@ -61,7 +62,8 @@ def _heading(report: Report) -> str:
     facts += [
         (
             f"Forwarder, {each.connections} conn.",
-            f"carries {format_size(each.through)}/s by itself; past it {format_size(each.direct)}/s",
+            f"carries {format_size(each.through)}/s by itself, "
+            f"past it {format_size(each.direct)}/s",
         )
         for each in report.forwarder
     ]
@@ -98,7 +100,8 @@ def _section(case: CaseResult) -> str:
     parts = [
         f'<section id="{case.name}"><header><h2>{escape(case.title)}</h2>'
         f"<code>{case.name}</code></header>",
-        f'<p>{escape(case.what)}. <span class="soft">Beside it: {escape(case.baseline)}.</span></p>',
+        f"<p>{escape(_capital(case.what))}. "
+        f'<span class="soft">Beside it: {escape(case.baseline)}.</span></p>',
     ]
     if case.failed:
         parts.append(f'<p class="failed">Failed: {escape(case.failed)}</p>')
@@ -115,7 +118,12 @@ def _section(case: CaseResult) -> str:
 def _bars(group: str, trials: Sequence[TrialResult]) -> str:
     measure = MEASURES[trials[0].measure]
     name = f"{group}: {measure.title}" if group else measure.title
-    chart = bars([BarGroup(trial.title, _bars_of(trial)) for trial in trials])
+    if all(len(trial.contenders) == 1 for trial in trials):
+        # Nobody to compare with but each other: one group, named by the circumstances.
+        alone = [replace(bar, label=trial.title) for trial in trials for bar in _bars_of(trial)]
+        chart = bars([BarGroup("", alone)])
+    else:
+        chart = bars([BarGroup(trial.title, _bars_of(trial)) for trial in trials])
     failed = "".join(
         f'<p class="failed">{escape(trial.title)}, {escape(each.name)}: {escape(each.failed)}</p>'
         for trial in trials
@@ -128,7 +136,7 @@ def _bars(group: str, trials: Sequence[TrialResult]) -> str:
 
 def _bars_of(trial: TrialResult) -> list[Bar]:
     measure = MEASURES[trial.measure]
-    best = {}
+    best: dict[str, float] = {}
     for comparison in trial.comparisons:
         best[comparison.baseline] = max(best.get(comparison.baseline, 0.0), comparison.times)
     found = []

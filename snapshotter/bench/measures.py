@@ -17,7 +17,7 @@ class Measure:
 
     key: str
     title: str
-    unit: Literal["B", "B/s", "s", "x", "1"]
+    unit: Literal["B", "B/s", "s", "x", "1", "flag"]
     better: Better
     """``one``: 1.00 is perfect, as for bytes fetched of bytes needed."""
     short: str
@@ -48,6 +48,7 @@ _ALL = (
     Measure("reader_per_gib", "the reader's own CPU for each GiB", "s", "less", "reader {}/GiB"),
     Measure("rss_anon", "anonymous memory, peak", "B", "less", "RssAnon {}"),
     Measure("switches_per_gib", "voluntary switches for each GiB", "1", "less", "{} switches/GiB"),
+    Measure("passthrough", "passthrough", "flag", "more", "passthrough {}"),
     Measure("download_seconds", "of which download", "s", "less", "download {}"),
 )
 MEASURES = {measure.key: measure for measure in _ALL}
@@ -65,6 +66,8 @@ def format_value(value: float, unit: str) -> str:
         return f"{format_size(value)}/s"
     if unit == "B":
         return format_size(value)
+    if unit == "flag":
+        return "yes" if value else "no"
     if unit == "x":
         return f"{value:.2f}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -13,6 +13,7 @@ from html import escape
 
 _BAR, _STEP, _HEAD, _GAP = 14, 23, 25, 12
 _LABEL, _RIGHT = 218, 190
+_PLOT = 470, 252
 _CHARACTER = 6.3
 """Width of one character of the small type, about."""
 
@@ -113,16 +114,9 @@ class Axis:
     """Its end; None: whatever the lines need."""
 
 
-def lines(
-    series: Sequence[Line],
-    x: Axis,
-    y: Axis,
-    *,
-    title: str = "",
-    width: int = 470,
-    height: int = 252,
-) -> str:
+def lines(series: Sequence[Line], x: Axis, y: Axis, *, title: str = "") -> str:
     """A line chart with a legend; lines without points are left out."""
+    width, height = _PLOT
     shown = [line for line in series if line.points]
     left, right, bottom = 58, 14, 34
     legend, legend_height = _legend(shown, width - left - right)

@@ -49,7 +49,8 @@ class Reading:
 
     def since(self, zero: float) -> list[tuple[float, float]]:
         """The time line with seconds since ``zero``."""
-        return [(0.0, 0.0), *((at - zero, count) for at, count in self.timeline)]
+        begun = self.started - zero
+        return [(0.0, 0.0), (begun, 0.0), *((at - zero, count) for at, count in self.timeline)]
 
 
 def read(paths: Sequence[Path], job: Job, processes: int = 1) -> Reading:

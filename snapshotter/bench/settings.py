@@ -14,7 +14,7 @@ GIB = 1 << 30
 class Settings:
     """Everything has a default."""
 
-    size: int = GIB
+    size: int = 512 * MIB
     """Bytes of the weights of each model that is made."""
     rtts: tuple[float, ...] = (0.0, 0.02, 0.1)
     """Round trips in seconds."""

@@ -122,7 +122,7 @@ class Stage:
         return self._weights("single", lambda at: models.write_single(at, self._size))
 
     def gguf(self) -> Published:
-        """A model of one GGUF file."""
+        """A model of one GGUF file; or the one of ``--reference``."""
         return self._weights("gguf", lambda at: models.write_gguf_model(at, self._size))
 
     def many(self, count: int) -> Published:
@@ -194,7 +194,7 @@ class Stage:
         return self.settings.size
 
     def _weights(self, name: str, write: Callable[[Path], None]) -> Published:
-        if self.settings.reference and name != "gguf":
+        if self.settings.reference:
             return self._foreign()
         if name not in self._models:
             directory = self.directory / "models" / name

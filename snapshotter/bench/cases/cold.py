@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from snapshotter.bench.case import Case, Contender, Plan, Trial
 from snapshotter.bench.containerd import ORDINARY, Ctr, find_containerd, pull_then_read
-from snapshotter.bench.contenders import download_only, download_then_read, through_mount
+from snapshotter.bench.contenders import alone, download_only, download_then_read, through_mount
 from snapshotter.bench.downloads import one_stream, parallel
 from snapshotter.bench.errors import Unavailable
 from snapshotter.bench.measures import format_rtt
@@ -36,6 +36,7 @@ def _sequential(stage: Stage) -> Plan:
                 [file],
                 Job(whole([file.size]), block=block),
                 rtt=rtt,
+                config=alone(model),
                 name=f"modelpack, {name} reads",
             )
             for name, block in _BLOCKS.items()

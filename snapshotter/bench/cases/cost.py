@@ -6,7 +6,7 @@ import shutil
 import time
 
 from snapshotter.bench.case import Case, Contender, Plan, Sample, Trial
-from snapshotter.bench.contenders import through_mount
+from snapshotter.bench.contenders import alone, through_mount
 from snapshotter.bench.patterns import whole
 from snapshotter.bench.pipeline import Finished
 from snapshotter.bench.published import Published
@@ -28,7 +28,7 @@ def _plan(stage: Stage) -> Plan:
     model = stage.single()
     file = model.largest
     job = Job(whole([file.size]), block=MIB)
-    contenders = [through_mount(stage, model, [file], job)]
+    contenders = [through_mount(stage, model, [file], job, config=alone(model))]
     notes = ["Ours is the node's process, hashing of what arrived so far included."]
     lacking = [name for name in ("curl", "sha256sum") if shutil.which(name) is None]
     if lacking:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snapshotter.bench.case import Case, Contender, Plan, Sample, Trial
-from snapshotter.bench.contenders import OURS, sample_of, through_mount
+from snapshotter.bench.contenders import OURS, alone, sample_of, through_mount
 from snapshotter.bench.downloads import local
 from snapshotter.bench.measures import format_rtt
 from snapshotter.bench.models import read_tensors
@@ -30,7 +30,11 @@ def _shared(stage: Stage) -> Plan:
             Trial(
                 f"{processes} processes",
                 "fetched_ratio",
-                [through_mount(stage, model, [file], job, processes=processes)],
+                [
+                    through_mount(
+                        stage, model, [file], job, processes=processes, config=alone(model)
+                    )
+                ],
                 also=("seconds", "rate", "fetched_bytes", "requests", "rss_anon"),
                 group="one cold file",
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snapshotter.bench.case import Case, Plan, Trial
-from snapshotter.bench.contenders import download_then_read, through_mount
+from snapshotter.bench.contenders import alone, download_then_read, through_mount
 from snapshotter.bench.downloads import parallel
 from snapshotter.bench.patterns import Streams, interleaved, shuffled, whole
 from snapshotter.bench.reading import Job
@@ -30,7 +30,7 @@ def _plan(stage: Stage) -> Plan:
             name,
             "seconds",
             [
-                through_mount(stage, model, [file], job),
+                through_mount(stage, model, [file], job, config=alone(model)),
                 download_then_read(stage, model, [file], job, parallel(model)),
             ],
             also=("rate", "fetched_ratio", "requests", "cpu_per_gib", "rss_anon"),

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
-from snapshotter.bench.case import Case, Contender, Plan, Trial
-from snapshotter.bench.contenders import native
+from snapshotter.bench.case import Case, Contender, Plan, Sample, Trial
+from snapshotter.bench.contenders import sample_of
 from snapshotter.bench.downloads import local
 from snapshotter.bench.machine import drop_caches
 from snapshotter.bench.patterns import scattered, whole
 from snapshotter.bench.reading import Job, read
-from snapshotter.bench.settings import MIB
+from snapshotter.bench.settings import GIB, MIB
 from snapshotter.bench.stage import Stage
-from snapshotter.mounts.options import MountOptions
 
 _PAGE = 4096
 _HOT_READS, _DROPPED_READS = 100_000, 2_000
+_HOT_BYTES = 2 * GIB
 _PASSTHROUGH = "passthrough"
+_BEFORE = {"hot": "read once before", "dropped": "page cache dropped before"}
 
 
 class _Mounted:
@@ -46,58 +45,55 @@ class _Mounted:
 def _plan(stage: Stage) -> Plan:
     model = stage.single()
     size = model.largest.size
-    mounted = {"modelpack": _Mounted(stage, passthrough=True)}
-    if any(field.name == _PASSTHROUGH for field in msgspec.structs.fields(MountOptions)):
-        mounted["modelpack, no passthrough"] = _Mounted(stage, passthrough=False)
+    mounted = {
+        "modelpack": _Mounted(stage, passthrough=True),
+        "modelpack, no passthrough": _Mounted(stage, passthrough=False),
+    }
     trials = []
     for cache, reads in (("hot", _HOT_READS), ("dropped", _DROPPED_READS)):
+        # From memory a file is read in a few hundredths of a second: too short to be timed once.
+        rounds = max(1, _HOT_BYTES // size) if cache == "hot" else 1
         jobs = {
-            "sequential, 1 MiB": Job(whole([size]), block=MIB),
+            "sequential, 1 MiB": Job([whole([size])[0] * rounds], block=MIB),
             "random, 4 KiB": Job(scattered(size, _PAGE, reads), block=_PAGE, latencies=True),
             "mapped, forward": Job(whole([size]), block=MIB, mapped=True),
         }
         for name, job in jobs.items():
-            ours = [
-                _reading(each.path, label, cache, job, ours=True) for label, each in mounted.items()
-            ]
+            ours = [_ours(each, label, cache, job) for label, each in mounted.items()]
+            native = _native(lambda: local(stage, model, model.largest), cache, job)
             trials.append(
                 Trial(
                     f"{name}, page cache {cache}",
                     "rate",
-                    [
-                        *ours,
-                        _reading(
-                            lambda: local(stage, model, model.largest),
-                            "native",
-                            cache,
-                            job,
-                            ours=False,
-                        ),
-                    ],
-                    also=("seconds", "reader_per_gib"),
+                    [*ours, native],
+                    also=("seconds", "reader_per_gib", _PASSTHROUGH),
                     group=f"page cache {cache}",
                 )
             )
     return Plan(trials)
 
 
-def _reading(
-    path: Callable[[], Path], label: str, cache: str, job: Job, *, ours: bool
-) -> Contender:
-    def prepare() -> None:
-        where = path()
-        if cache == "hot":
-            read([where], Job(whole([where.stat().st_size])))
-        else:
-            drop_caches([where])
+def _ours(mounted: _Mounted, label: str, cache: str, job: Job) -> Contender:
+    def run() -> Sample:
+        sample = _read(mounted.path(), cache, job)
+        sample.measures[_PASSTHROUGH] = float(mounted.in_use)
+        return sample
 
-    def paths() -> Sequence[Path]:
-        return [path()]
+    return Contender(label, f"the mount, complete and verified; {_BEFORE[cache]}", run, ours=True)
 
-    where = "the mount, complete and verified" if ours else "the same file on the local disk"
-    how = f"{where}; {'read once before' if cache == 'hot' else 'page cache dropped before'}"
-    contender = native(paths, label, how, prepare, job)
-    return Contender(label, how, contender.run, ours=ours)
+
+def _native(path: Callable[[], Path], cache: str, job: Job) -> Contender:
+    how = f"the same file on the local disk; {_BEFORE[cache]}"
+    return Contender("native", how, lambda: _read(path(), cache, job))
+
+
+def _read(path: Path, cache: str, job: Job) -> Sample:
+    if cache == "hot":
+        read([path], Job(whole([path.stat().st_size])))
+    else:
+        drop_caches([path])
+    reading = read([path], job)
+    return sample_of(reading, reading.started)
 
 
 WARM = Case(

@@ -17,6 +17,7 @@ from typing import Any
 
 from snapshotter.api import rss_anon
 from snapshotter.bench.children.talk import answer_all
+from snapshotter.cache.blob import Blob
 from snapshotter.cache.documents import Documents
 from snapshotter.cache.store import BlobStore
 from snapshotter.config import Config, parse_config
@@ -40,11 +41,19 @@ class Node:
         stack.callback(self.registry.close)
         store = BlobStore(root / "cache", config.cache)
         stack.callback(store.close)
-        self.fetcher = Fetcher(config.fetch)
+        self.serving: list[Serving] = []
+        self.fetcher = Fetcher(config.fetch, on_verified=self._verified, on_bad=self._condemned)
         stack.callback(self.fetcher.close)
         self.documents = Documents(root / "documents")
         self.loader = Loader(self.registry, self.documents, store, self.fetcher)
-        self.serving: list[Serving] = []
+
+    def _verified(self, blob: Blob) -> None:
+        for serving in self.serving:
+            serving.verified(blob)
+
+    def _condemned(self, blob: Blob) -> None:
+        for serving in self.serving:
+            serving.condemned(blob)
 
     def answer(self, told: dict[str, Any]) -> dict[str, Any]:
         if "mount" in told:
