@@ -137,6 +137,8 @@ def _serve(
         model = loader.load(ref)
         stack.callback(loader.unload, model)
         stay = _Stay()
+        for number in _signals():  # before there is a mount that could be left behind
+            signal.signal(number, lambda *_: stay.leave())
         serving = Serving(
             model,
             directory,
@@ -146,10 +148,9 @@ def _serve(
             ended=stay.ended,
         )
         stack.callback(serving.stop)
-        stack.callback(stay.take_away, serving)
+        stack.callback(stay.take_away)
+        stay.serving = serving
         served.append(serving)
-        for number in _signals():
-            signal.signal(number, lambda *_: stay.leave(serving))
         files = model.layout.files
         ready(
             f"{reference}: {len(files)} files, {format_size(sum(f.size for f in files))} "
@@ -163,29 +164,31 @@ class _Stay:
 
     def __init__(self) -> None:
         self.over = threading.Event()
-        self._mounted = True
+        self.serving: Serving | None = None
+        """Once it is mounted, and for as long as it may be, as far as we know."""
 
     def ended(self, _: Serving) -> None:
         """Somebody unmounted it, and nobody holds a file of it."""
-        self._mounted = False
+        self.serving = None
         self.over.set()
 
-    def leave(self, serving: Serving) -> None:
+    def leave(self) -> None:
         """On the first signal wait for readers, on the second leave them."""
-        if not self._mounted:
+        serving = self.serving
+        if serving is None:
             self.over.set()
             return
         try:
             serving.detach(lazy=False)
-            self._mounted = False
+            self.serving = None
         except MountError as error:
-            self.take_away(serving)
+            self.take_away()
             click.echo(f"modelpack: {error}; serving on until they are closed", err=True)
 
-    def take_away(self, serving: Serving) -> None:
+    def take_away(self) -> None:
         """Whatever happened, no mount may be left that nobody serves."""
-        if self._mounted:
-            self._mounted = False
+        serving, self.serving = self.serving, None
+        if serving is not None:
             try:
                 serving.detach(lazy=True)
             except MountError:
