@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,6 +18,8 @@ from fuse.mount import fuse_mounts, unmount
 from snapshotter.artifact.digest import encoded
 from snapshotter.cache.blob import Blob
 from snapshotter.cache.documents import Documents
+from snapshotter.cache.errors import CacheInUse
+from snapshotter.cache.options import CacheOptions
 from snapshotter.cache.store import BlobStore
 from snapshotter.cli.options import Settings, plain_http_option
 from snapshotter.config import Config
@@ -31,6 +34,9 @@ from snapshotter.mounts.serving import FILESYSTEM, Serving
 from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import Reference
 from snapshotter.units import format_size
+
+_PATIENCE = 3.0
+"""Seconds to wait for a cache that another mount of the model has."""
 
 
 @click.command()
@@ -105,6 +111,18 @@ def umount(directory: Path, lazy: bool) -> None:
         raise MountError(f"{error} (--lazy)" if not lazy else str(error)) from None
 
 
+def _open_store(root: Path, options: CacheOptions) -> BlobStore:
+    """The store; a mount that was just taken away may need a moment to give it free."""
+    patience = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return BlobStore(root, options)
+        except CacheInUse:
+            if time.monotonic() > patience:
+                raise
+            time.sleep(0.1)
+
+
 def _serve(
     config: Config,
     registry: Registry,
@@ -117,7 +135,7 @@ def _serve(
     with ExitStack() as stack:
         ref, manifest = resolve_model(reference, registry)
         # A directory for each model: two mounts at once must not share one store.
-        store = BlobStore(cache / encoded(ref.digest), config.cache)
+        store = _open_store(cache / encoded(ref.digest), config.cache)
         stack.callback(store.close)
         served: list[Serving] = []
 
