@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, ClassVar, Self
 
-from integration.harness.processes import DIES_WITH_US, Process, ProcessError
+from integration.harness.processes import DIES_WITH_US, Process, ProcessError, kill_through
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PREFIX = "modelpack-"
@@ -112,20 +112,24 @@ class Machine:
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """A command that ends, in the namespace. Raises :class:`CommandError`."""
-        result = subprocess.run(
+        with subprocess.Popen(
             [*self.entering, *DIES_WITH_US, *argv],
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=seconds,
             env=None if environment is None else dict(environment),
-            check=False,
-        )
+            start_new_session=True,
+        ) as command:
+            try:
+                stdout, stderr = command.communicate(timeout=seconds)
+            except BaseException:
+                kill_through(command)
+                raise
+        result = subprocess.CompletedProcess(argv, command.returncode, stdout, stderr)
         if check and result.returncode != 0:
-            raise CommandError(
-                subprocess.CompletedProcess(argv, result.returncode, result.stdout, result.stderr)
-            )
+            raise CommandError(result)
         return result
 
     def close(self) -> None:
