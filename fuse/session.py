@@ -125,15 +125,16 @@ class Session:
     def notify_inval_entry(self, parent: int, name: bytes) -> bool:
         """Forget a name, or that there is none: the next use of it is looked up.
 
-        False when the kernel knew nothing of it. Waits for lookups under way in that
-        directory, so never call it from an operation.
+        False when the kernel knew nothing of it, or the mount has ended. Waits for lookups
+        under way in that directory, so never call it from an operation.
         """
         head = NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0)
         return self._notify(NotifyCode.INVAL_ENTRY, head, name + b"\0")
 
     def notify_inval_inode(self, nodeid: int, off: int = 0, length: int = 0) -> bool:
         """Drop a file's attributes and its pages from ``off`` on (``length`` 0: to the end;
-        ``off`` negative: attributes only). False when the kernel has none.
+        ``off`` negative: attributes only). False when the kernel has none, or the mount has
+        ended.
 
         Waits for reads of those pages that are under way: never call it from an operation.
         """
@@ -163,8 +164,10 @@ class Session:
     def _notify(self, code: NotifyCode, *buffers: bytes) -> bool:
         try:
             self._device.notify(code, *buffers)
-        except FileNotFoundError:
-            return False
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
+                return False
+            raise
         return True
 
     # Threads

@@ -10,6 +10,7 @@ from integration.harness.containerd import Containerd, Release, releases
 from integration.harness.machine import Machine, control_groups, mounted_under
 from integration.harness.places import Places
 from integration.harness.registry import Registry
+from integration.harness.snapshotter import Snapshotter
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,6 +46,22 @@ def containerd(machine: Machine, places: Places, release: Release) -> Iterator[C
     """Each containerd with the sample configuration, and the image for containers imported."""
     with Containerd(machine, release, places) as containerd:
         containerd.import_rootfs()
+        yield containerd
+
+
+@pytest.fixture
+def snapshotter(machine: Machine, places: Places) -> Iterator[Snapshotter]:
+    """The daemon, its log as JSON."""
+    with Snapshotter(machine, places, additions={"log": {"format": "json"}}) as snapshotter:
+        yield snapshotter
+
+
+@pytest.fixture
+def newest_containerd(
+    machine: Machine, places: Places, snapshotter: Snapshotter
+) -> Iterator[Containerd]:
+    """The containerd that can do most, with the daemon, without an image."""
+    with Containerd(machine, releases()[0], places) as containerd:
         yield containerd
 
 

@@ -5,30 +5,21 @@ from __future__ import annotations
 import json
 import signal
 import stat
-from collections.abc import Iterator
 
 import pytest
 
 from integration.harness.container import Container
-from integration.harness.containerd import Containerd, releases
+from integration.harness.containerd import Containerd
 from integration.harness.machine import CommandError, Machine
-from integration.harness.places import Places
 from integration.harness.registry import Registry
 from integration.harness.snapshotter import PROGRAMS, Snapshotter
 from integration.models import PushedModel, push_model, read_sums, sums_command
 
 
 @pytest.fixture
-def snapshotter(machine: Machine, places: Places) -> Iterator[Snapshotter]:
-    with Snapshotter(machine, places, additions={"log": {"format": "json"}}) as snapshotter:
-        yield snapshotter
-
-
-@pytest.fixture
-def containerd(machine: Machine, places: Places, snapshotter: Snapshotter) -> Iterator[Containerd]:
-    with Containerd(machine, releases()[0], places) as containerd:
-        containerd.import_rootfs()
-        yield containerd
+def containerd(newest_containerd: Containerd) -> Containerd:
+    newest_containerd.import_rootfs()
+    return newest_containerd
 
 
 @pytest.fixture
@@ -52,7 +43,8 @@ def reconnected(containerd: Containerd) -> bool:
 
 def fuse_mounts(machine: Machine) -> list[str]:
     lines = machine.run(["cat", "/proc/self/mountinfo"]).stdout.splitlines()
-    return [line.split()[4] for line in lines if " fuse.modelpack " in line]
+    points = [line.split()[4] for line in lines if " fuse.modelpack " in line]
+    return [point for point in points if point.startswith(str(machine.root))]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

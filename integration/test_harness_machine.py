@@ -17,7 +17,8 @@ _A_RUN = """
 import time
 from integration.harness.machine import Machine
 from integration.harness.processes import signals_unwind
-with signals_unwind(), Machine() as machine:
+with signals_unwind() as resources:
+    machine = resources.enter_context(Machine())
     sleeper = machine.start(["sleep", "1000"], log="sleeper.log")
     print(machine.root, flush=True)
     time.sleep(1000)

@@ -163,3 +163,36 @@ def test_a_reader_that_waits_for_a_registry_that_hangs_can_be_interrupted(
 def test_the_harness_notices_a_program_that_fails(machine: Machine) -> None:
     with pytest.raises(CommandError, match="no model is mounted"):
         machine.run([MODELPACK, "umount", "/"])
+
+
+NOBODY = 65534
+
+
+def test_a_user_who_is_not_root_mounts_through_fusermount3(
+    machine: Machine, registry: Registry
+) -> None:
+    machine.root.chmod(0o755)
+    home = machine.root / "user"
+    home.mkdir()
+    mounter = Mounter(home, registry)
+    subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", str(home)], check=True)
+    as_user = [
+        *("setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"),
+        # This repository may lie where only root can read.
+        *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"),
+        MODELPACK,
+    ]
+
+    def modelpack(*arguments: str) -> None:
+        subprocess.run([*as_user, *arguments], env=mounter.environment, check=True, timeout=60)
+
+    modelpack("mount", mounter.reference, str(mounter.point), "-d")
+    compared = subprocess.run(
+        [*as_user[:-1], "diff", "-r", str(mounter.source), str(mounter.point)],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (compared.returncode, compared.stdout) == (0, b"")
+    modelpack("umount", str(mounter.point))
+    assert not mounter.is_mounted()

@@ -80,6 +80,8 @@ def running(config: Config) -> Iterator[None]:
         loader = Loader(registry, Documents(root / "documents"), store, fetcher)
         mounts = Mounts(state / "mounts", loader, fetcher, config.mounts)
         stack.callback(mounts.close)
+        # Before the mounts: a verifier that tells the kernel of wrong bytes needs them served.
+        stack.callback(fetcher.close)
         containerd = stack.enter_context(Containerd(Path(config.containerd.address)))
 
         if config.mirror.enabled:

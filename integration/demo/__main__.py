@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def main(path: Path | None, size: ByteSize, json_path: Path | None) -> None:
     """
     console = Console(highlight=False)
     try:
-        with signals_unwind(), ExitStack() as resources:
+        with signals_unwind() as resources:
             stage = Stage(resources, console, size=size, directory=path and path.resolve())
             lazy = lazily(stage)
             ordinary = ordinarily(stage)

@@ -9,15 +9,16 @@ containerd has in ``/run`` is out of reach.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import IO, ClassVar, Self
 
-from integration.harness.processes import DIES_WITH_US, Process, ProcessError
+from integration.harness.processes import DIES_WITH_US, Process, ProcessError, kill_through
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PREFIX = "modelpack-"
@@ -51,7 +52,7 @@ class Machine:
         # has 107 bytes.
         self.root = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/var/tmp"))
         self.made.append(self.root)
-        (self.root / "owner").write_text(str(os.getpid()))
+        self._lock = _own(self.root)
         self.logs = self.directory("logs")
         self.cgroup = self.root.name
         self._started: list[Process] = []
@@ -111,20 +112,24 @@ class Machine:
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """A command that ends, in the namespace. Raises :class:`CommandError`."""
-        result = subprocess.run(
+        with subprocess.Popen(
             [*self.entering, *DIES_WITH_US, *argv],
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=seconds,
             env=None if environment is None else dict(environment),
-            check=False,
-        )
+            start_new_session=True,
+        ) as command:
+            try:
+                stdout, stderr = command.communicate(timeout=seconds)
+            except BaseException:
+                kill_through(command)
+                raise
+        result = subprocess.CompletedProcess(argv, command.returncode, stdout, stderr)
         if check and result.returncode != 0:
-            raise CommandError(
-                subprocess.CompletedProcess(argv, result.returncode, result.stdout, result.stderr)
-            )
+            raise CommandError(result)
         return result
 
     def close(self) -> None:
@@ -134,6 +139,7 @@ class Machine:
             process.kill()
         if self.root.exists():
             _remove(self.root)
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -172,12 +178,28 @@ def control_groups(root: Path) -> list[Path]:
     return [*groups.glob(root.name), *groups.glob(f"*/{root.name}")]
 
 
+def _own(root: Path) -> IO[str]:
+    """Name us the owner of a machine's directory, for as long as the lock is open.
+
+    The kernel drops the lock with the process. A pid alone would not do: it is used
+    again, and means another process in another container that shares /var/tmp.
+    """
+    lock = (root / ".owner").open("w")
+    lock.write(str(os.getpid()))
+    lock.flush()
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    Path(lock.name).rename(root / "owner")  # appears locked
+    return lock
+
+
 def _sweep() -> None:
     """Delete directories of runs that were killed before they could."""
     for root in list(Path("/var/tmp").glob(f"{PREFIX}*")):
         try:
-            owner = (root / "owner").read_text()
-        except OSError:
-            continue  # being made, or deleted, by a run of its own
-        if not Path("/proc", owner).exists():
-            _remove(root)
+            with (root / "owner").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(root)
+        except BlockingIOError:
+            continue  # a run that goes on
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # being made, or deleted, by a run of its own; or none of ours

@@ -103,6 +103,20 @@ class Process:
         return "".join(f"\n    {line}" for line in lines)
 
 
+def kill_through(command: subprocess.Popen[str]) -> None:
+    """Kill what nsenter runs. nsenter itself ends next, after it has reaped its child.
+
+    The other way round the child would be left to the machine's process 1, which need
+    not reap, in a container for instance; and the child's namespace lasts until somebody does.
+    """
+    if command.poll() is not None:
+        return
+    for pid in children_of(command.pid) or [command.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    os.kill(command.pid, signal.SIGCONT)
+
+
 def children_of(pid: int) -> list[int]:
     try:
         return [
@@ -132,18 +146,29 @@ def accepts(address: Path | tuple[str, int]) -> bool:
 
 
 @contextlib.contextmanager
-def signals_unwind() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into an exception, once: cleaning up is not interrupted."""
+def signals_unwind() -> Iterator[contextlib.ExitStack]:
+    """Turn SIGINT, SIGTERM and SIGHUP into an exception, but for cleaning up.
+
+    What is to be cleaned up goes into the stack. The first signal ends the body; while the
+    stack unwinds, for whatever reason, signals are ignored.
+    """
     caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+    def ignore() -> None:
+        for number in caught:
+            signal.signal(number, signal.SIG_IGN)
+
     def unwind(number: int, _: FrameType | None) -> None:
-        for each in caught:
-            signal.signal(each, signal.SIG_IGN)
+        ignore()
         raise SystemExit(128 + number)
 
     before = {number: signal.signal(number, unwind) for number in caught}
     try:
-        yield
+        with contextlib.ExitStack() as resources:
+            try:
+                yield resources
+            finally:
+                ignore()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

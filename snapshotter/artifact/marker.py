@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from snapshotter.artifact.digest import Digest, parse_digest
 from snapshotter.artifact.errors import ArtifactError
+from snapshotter.artifact.places import is_place
 
 MARKER_NAME = ".modelpack-model.json"
 MARKER_LIMIT = 4096
@@ -57,7 +58,10 @@ def encode_marker(ref: ModelRef) -> bytes:
 
 
 def decode_marker(data: bytes) -> ModelRef:
-    """Read a marker; :class:`ArtifactError` when it is none or of a later format."""
+    """Read a marker; :class:`ArtifactError` when it is none or of a later format.
+
+    Any image may hold one, so nothing it says is believed unchecked.
+    """
     try:
         fields = json.loads(data)
         if fields["format"] != _FORMAT:
@@ -67,8 +71,13 @@ def decode_marker(data: bytes) -> ModelRef:
             )
         registry, repository = fields["registry"], fields["repository"]
         digest = parse_digest(fields["manifest"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{MARKER_NAME} is no marker of a model: {error!r}") from None
-    if not (isinstance(registry, str) and isinstance(repository, str) and registry and repository):
+    if not (isinstance(registry, str) and isinstance(repository, str)):
         raise ArtifactError(f"{MARKER_NAME} names no registry and repository")
+    if not is_place(registry, repository):
+        raise ArtifactError(
+            f"{MARKER_NAME} names {registry[:160]!r} and {repository[:160]!r}: "
+            "expected a registry and a repository"
+        )
     return ModelRef(registry, repository, digest)

@@ -6,11 +6,10 @@ works again after a restart while the registry is down.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from snapshotter.artifact.digest import Digest, algorithm, digest_of, encoded
+from snapshotter.cache.durable import replace
 from snapshotter.errors import ModelpackError
 
 
@@ -34,18 +33,10 @@ class Documents:
 
     def put(self, digest: Digest, data: bytes) -> None:
         path = self._path(digest)
-        new = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
-                new = Path(file.name)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            new.rename(path)
+            replace(path, data)
         except OSError as error:
-            if new is not None:
-                new.unlink(missing_ok=True)
             raise DocumentError(f"cannot write {path}: {error.strerror}") from None
 
     def _path(self, digest: Digest) -> Path:

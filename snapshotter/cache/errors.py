@@ -9,5 +9,9 @@ class CacheError(ModelpackError):
     """The cache on the disk cannot be used, or cannot take or give these bytes."""
 
 
+class CacheInUse(CacheError):
+    """Another process has the cache."""
+
+
 class DigestMismatch(CacheError):
     """A complete blob does not hash to its digest; what was there of it is gone."""

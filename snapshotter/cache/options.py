@@ -18,3 +18,7 @@ class CacheOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     flush_bytes: ByteSize = ByteSize(512 << 20)
     """Bytes that may arrive before they are made durable ahead of ``flush_interval``."""
+
+    def __post_init__(self) -> None:
+        if self.flush_interval <= 0:
+            raise ValueError("flush_interval must be more than 0")

@@ -15,7 +15,7 @@ import structlog
 
 from snapshotter.artifact.digest import Digest, algorithm, encoded
 from snapshotter.cache.blob import Blob
-from snapshotter.cache.errors import CacheError
+from snapshotter.cache.errors import CacheError, CacheInUse
 from snapshotter.cache.options import CacheOptions
 
 log = structlog.get_logger(__name__)
@@ -139,7 +139,7 @@ def _lock(root: Path) -> int:
     except BlockingIOError:
         holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
         os.close(fd)
-        raise CacheError(
+        raise CacheInUse(
             f"the cache {root} is in use by another process (pid {holder}): "
             "stop that one or set another root"
         ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,6 +18,8 @@ from fuse.mount import fuse_mounts, unmount
 from snapshotter.artifact.digest import encoded
 from snapshotter.cache.blob import Blob
 from snapshotter.cache.documents import Documents
+from snapshotter.cache.errors import CacheInUse
+from snapshotter.cache.options import CacheOptions
 from snapshotter.cache.store import BlobStore
 from snapshotter.cli.options import Settings, plain_http_option
 from snapshotter.config import Config
@@ -31,6 +34,9 @@ from snapshotter.mounts.serving import FILESYSTEM, Serving
 from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import Reference
 from snapshotter.units import format_size
+
+_PATIENCE = 3.0
+"""Seconds to wait for a cache that another mount of the model has."""
 
 
 @click.command()
@@ -105,6 +111,18 @@ def umount(directory: Path, lazy: bool) -> None:
         raise MountError(f"{error} (--lazy)" if not lazy else str(error)) from None
 
 
+def _open_store(root: Path, options: CacheOptions) -> BlobStore:
+    """The store; a mount that was just taken away may need a moment to give it free."""
+    patience = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return BlobStore(root, options)
+        except CacheInUse:
+            if time.monotonic() > patience:
+                raise
+            time.sleep(0.1)
+
+
 def _serve(
     config: Config,
     registry: Registry,
@@ -117,7 +135,7 @@ def _serve(
     with ExitStack() as stack:
         ref, manifest = resolve_model(reference, registry)
         # A directory for each model: two mounts at once must not share one store.
-        store = BlobStore(cache / encoded(ref.digest), config.cache)
+        store = _open_store(cache / encoded(ref.digest), config.cache)
         stack.callback(store.close)
         served: list[Serving] = []
 
@@ -137,6 +155,8 @@ def _serve(
         model = loader.load(ref)
         stack.callback(loader.unload, model)
         stay = _Stay()
+        for number in _signals():  # before there is a mount that could be left behind
+            signal.signal(number, lambda *_: stay.leave())
         serving = Serving(
             model,
             directory,
@@ -146,10 +166,9 @@ def _serve(
             ended=stay.ended,
         )
         stack.callback(serving.stop)
-        stack.callback(stay.take_away, serving)
+        stack.callback(stay.take_away)
+        stay.serving = serving
         served.append(serving)
-        for number in _signals():
-            signal.signal(number, lambda *_: stay.leave(serving))
         files = model.layout.files
         ready(
             f"{reference}: {len(files)} files, {format_size(sum(f.size for f in files))} "
@@ -163,29 +182,31 @@ class _Stay:
 
     def __init__(self) -> None:
         self.over = threading.Event()
-        self._mounted = True
+        self.serving: Serving | None = None
+        """Once it is mounted, and for as long as it may be, as far as we know."""
 
     def ended(self, _: Serving) -> None:
         """Somebody unmounted it, and nobody holds a file of it."""
-        self._mounted = False
+        self.serving = None
         self.over.set()
 
-    def leave(self, serving: Serving) -> None:
+    def leave(self) -> None:
         """On the first signal wait for readers, on the second leave them."""
-        if not self._mounted:
+        serving = self.serving
+        if serving is None:
             self.over.set()
             return
         try:
             serving.detach(lazy=False)
-            self._mounted = False
+            self.serving = None
         except MountError as error:
-            self.take_away(serving)
+            self.take_away()
             click.echo(f"modelpack: {error}; serving on until they are closed", err=True)
 
-    def take_away(self, serving: Serving) -> None:
+    def take_away(self) -> None:
         """Whatever happened, no mount may be left that nobody serves."""
-        if self._mounted:
-            self._mounted = False
+        serving, self.serving = self.serving, None
+        if serving is not None:
             try:
                 serving.detach(lazy=True)
             except MountError:

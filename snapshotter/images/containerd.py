@@ -6,6 +6,7 @@ is bounded in time: some are made while containerd waits for us.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,8 +67,13 @@ class Containerd:
         """Major and minor, e.g. (2, 1)."""
         with self._call("Version"):
             text = self._version.Version(Empty(), timeout=_CALL_SECONDS).version
-        major, _, rest = text.lstrip("v").partition(".")
-        return int(major), int(rest.partition(".")[0])
+        numbers = re.match(r"v?(\d+)\.(\d+)", text)
+        if numbers is None:
+            raise ContainerdError(
+                f"containerd at {self.address} says it is version {text[:80]!r}, expected for "
+                "instance 2.1.4; say what it is to be given with --as"
+            )
+        return int(numbers[1]), int(numbers[2])
 
     def images(self, namespace: str, *filters: str) -> list[Image]:
         with self._call("Images.List"):

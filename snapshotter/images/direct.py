@@ -3,7 +3,8 @@
 containerd >= 2.1 with ``layer_types`` set leaves a model's layers unfetched, so an
 image volume reaches the snapshotter as ``Prepare`` without a parent. Its key,
 ``<namespace>/<n>/<state>/image-volumes/<sandbox>/<digest hex>``, carries the digest
-of the image's target; containerd itself knows the name that belongs to it.
+of the image's target; containerd itself knows the name that belongs to it. dockerd's
+mounts of images come the same way; what was asked for is in their key too.
 """
 
 from __future__ import annotations
@@ -24,16 +25,43 @@ _VOLUME_KEY = re.compile(
 )
 
 
+# moby's daemon/volumes_unix.go, registerMountPoints: in hexadecimal.
+_DOCKER_KEY = re.compile(r"(?P<namespace>[^/]+)/\d+/(?P<hex>(?:[0-9a-f]{2})+)")
+_DOCKER_MOUNT = re.compile(r"[0-9a-f]{64},src=(?P<source>.+),dst=.+")
+_ENDS_WITH_DIGEST = re.compile(r"(?:.*@)?(sha256:[0-9a-f]{64})")
+
+
 def find_image_volume(key: str, containerd: Containerd) -> ModelRef | None:
     """The model that the image volume ``key`` stands for; None when it is no model's.
 
     Local: asks containerd, never a registry. Raises :class:`ImageError` when it is
-    a model that cannot be located.
+    a model that cannot be located, or a mount of Docker's that would show nothing.
     """
     match = _VOLUME_KEY.fullmatch(key)
-    if match is None:
+    if match is not None:
+        return _find(match["namespace"], Digest(f"sha256:{match['hex']}"), containerd)
+    namespace, source = _docker_mount(key)
+    if not source:
         return None
-    namespace, digest = match["namespace"], Digest(f"sha256:{match['hex']}")
+    digest = _ENDS_WITH_DIGEST.fullmatch(source)
+    model = _find(namespace, Digest(digest[1]), containerd) if digest else None
+    if model is None:
+        raise ImageError(
+            f"{source}: the image has no layer to show, and is no model known by its digest in "
+            f"namespace {namespace}; run: modelpack pull --namespace {namespace} NAME@sha256:..."
+        )
+    return model
+
+
+def _docker_mount(key: str) -> tuple[str, str]:
+    """Namespace and source of a mount of an image by dockerd; empty when the key is another's."""
+    match = _DOCKER_KEY.fullmatch(key)
+    text = bytes.fromhex(match["hex"]).decode(errors="replace") if match else ""
+    mount = _DOCKER_MOUNT.fullmatch(text)
+    return (match["namespace"], mount["source"]) if match and mount else ("", "")
+
+
+def _find(namespace: str, digest: Digest, containerd: Containerd) -> ModelRef | None:
     images = containerd.images(namespace, f"target.digest=={digest}")
     raw = containerd.read(namespace, digest)
     if not images or raw is None:

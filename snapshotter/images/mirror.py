@@ -19,7 +19,7 @@ from snapshotter.images.options import MirrorOptions
 from snapshotter.images.platform import host_platform
 from snapshotter.images.stub_store import StubStore
 from snapshotter.registry.errors import InvalidHostsFile
-from snapshotter.registry.hosts import find_hosts
+from snapshotter.registry.hosts import find_hosts, same_server
 from snapshotter.wsgi import WsgiServer
 
 __all__ = ["MirrorOptions", "MirrorServer", "named_in_hosts", "serve"]
@@ -81,7 +81,7 @@ def named_in_hosts(address: str, certs_d: Sequence[str]) -> Callable[[str], bool
         except InvalidHostsFile as error:
             log.warning("hosts.toml ignored", registry=registry, error=str(error))
             return False
-        return any(host.address == address for host in hosts)
+        return any(same_server(host.url, address) for host in hosts)
 
     # One by one: containerd's and Docker's directories may both have the registry.
     return lambda registry: any(names(registry, directory) for directory in certs_d)

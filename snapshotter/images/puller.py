@@ -69,6 +69,8 @@ def pull(
     else:
         contents = _stub_contents(model)
     target = contents[0].descriptor
+    # CRI, nerdctl and Docker drop the tag of a name that has a digest too (ParseDockerRef).
+    name = str(reference.with_digest(reference.digest) if reference.digest else reference)
     labels = {"io.cri-containerd.image": "managed"} if namespace == _CRI_NAMESPACE else {}
     with containerd.lease(namespace) as lease:
         # Children first: the record and the manifest's labels are what keeps them.
@@ -76,9 +78,9 @@ def pull(
             containerd.write(
                 namespace, content.descriptor.digest, content.data, content.labels, lease=lease
             )
-        containerd.put_image(namespace, Image(str(reference), target, labels), lease=lease)
+        containerd.put_image(namespace, Image(name, target, labels), lease=lease)
     size = sum({layer.digest: layer.size for layer in manifest.layers}.values())
-    return Pulled(str(reference), model, chosen, target.digest, size)
+    return Pulled(name, model, chosen, target.digest, size)
 
 
 def _suited(

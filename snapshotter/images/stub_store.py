@@ -20,6 +20,7 @@ from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.manifest import Manifest, parse
 from snapshotter.artifact.marker import ModelRef, decode_marker, encode_marker
 from snapshotter.artifact.mediatypes import OCI_MANIFEST
+from snapshotter.cache.durable import sync_directory
 from snapshotter.images.errors import ImageError
 from snapshotter.images.stub import StubImage
 
@@ -102,9 +103,9 @@ class StubStore:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-            _sync_directory(temporary)
+            sync_directory(temporary)
             temporary.rename(directory)
-            _sync_directory(self._root)
+            sync_directory(self._root)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -144,11 +145,3 @@ class StubStore:
 def _read(path: Path) -> bytes:
     with open(path, "rb") as file:
         return file.read(_BLOB_LIMIT)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -20,7 +20,7 @@ from snapshotter.artifact.manifest import Manifest, is_model, parse
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.artifact.tar import TarIndex, index_tar
 from snapshotter.cache.blob import Blob
-from snapshotter.cache.documents import Documents
+from snapshotter.cache.documents import DocumentError, Documents
 from snapshotter.cache.store import BlobStore
 from snapshotter.fetch.fetcher import Fetcher, LoadedModel, ReadResult
 from snapshotter.mounts.errors import MountError
@@ -71,7 +71,11 @@ class Loader:
         if raw is None:
             reference = Reference(ref.registry, ref.repository, None, ref.digest)
             _, raw = self._registry.manifest(reference)
-            self._documents.put(ref.digest, raw)
+            try:
+                self._documents.put(ref.digest, raw)
+            except DocumentError as error:
+                # A full disk: the model can be shown all the same, only not without its registry.
+                log.warning("manifest not kept", model=str(ref), error=str(error))
         manifest = parse(raw, ref.digest)
         if not isinstance(manifest, Manifest) or not is_model(manifest):
             raise MountError(f"{ref} is no model: expected the manifest of a ModelPack artifact")

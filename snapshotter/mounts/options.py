@@ -6,6 +6,8 @@ import msgspec
 
 from snapshotter.units import ByteSize
 
+_NO_ID = (1 << 32) - 1  # -1 as uid_t means "none"
+
 
 class MountOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[mounts]``: how models appear in containers."""
@@ -22,4 +24,12 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Let the kernel read complete, verified files from the cache by itself, at native speed
     (Linux 6.9 and newer; the cache must not lie on overlayfs)."""
     threads: int = 2
-    """Threads that answer the kernel, for each mounted model."""
+    """Threads that answer the kernel, for each mounted model; 1 or more."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError("threads must be 1 or more")
+        if not (0 <= self.uid < _NO_ID and 0 <= self.gid < _NO_ID):
+            raise ValueError(f"uid and gid must be 0 to {_NO_ID - 1}")
+        if self.max_read < 4096:
+            raise ValueError("max_read must be 4096 or more")

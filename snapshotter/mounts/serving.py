@@ -87,22 +87,35 @@ class Serving:
             )
         except FuseMountError as error:
             raise MountError(f"{model.ref}: {error}") from None
-        self._session = Session(
-            self._fd,
-            self._tree,
-            SessionOptions(
-                threads=options.threads,
-                name="modelpack-fuse",
-                max_read=options.max_read,
-                passthrough=options.passthrough,
-            ),
-        )
-        self._session.start()
-        set_readahead(directory, options.readahead // 1024)
+        try:
+            self._session = Session(
+                self._fd,
+                self._tree,
+                SessionOptions(
+                    threads=options.threads,
+                    name="modelpack-fuse",
+                    max_read=options.max_read,
+                    passthrough=options.passthrough,
+                ),
+            )
+            self._session.start()
+            set_readahead(directory, options.readahead // 1024)
+            self._device = directory.lstat().st_dev
+        except BaseException:
+            unmount(directory, lazy=True)
+            os.close(self._fd)
+            raise
 
     @property
     def ended(self) -> threading.Event:
         return self._session.ended
+
+    def shows(self) -> bool:
+        """Whether the directory still shows the model: somebody else may have unmounted it."""
+        try:
+            return not self.ended.is_set() and self.directory.lstat().st_dev == self._device
+        except OSError:
+            return False  # ENOTCONN, of a mount whose connection was aborted
 
     def detach(self, *, lazy: bool = True) -> None:
         """Take the mount out of the tree. Without ``lazy``: :class:`MountError` while in use."""
@@ -160,8 +173,8 @@ class Serving:
     def _open(self, nodeid: int, file: File[Source]) -> Opened:
         source = file.content
         assert source is not None
-        backing = self._backing_id(source) if source.whole else 0
-        if self._modes.open(nodeid, ready=backing != 0):
+        ready = source.whole and self._backing_id(source) != 0
+        if self._modes.open(nodeid, ready=ready):
             return Opened(fh=next(_handles), backing_id=self._backing[source.blob.digest])
         return Opened(fh=next(_handles))
 

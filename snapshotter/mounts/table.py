@@ -8,6 +8,7 @@ later: containers keep what they have mounted.
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import structlog
@@ -16,6 +17,7 @@ from fuse.mount import fuse_mounts, unmount
 from snapshotter.artifact.digest import Digest, encoded
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.cache.blob import Blob
+from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.mounts.errors import MountError
 from snapshotter.mounts.loader import Loader
@@ -34,22 +36,28 @@ class _Place:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.serving: Serving | None = None
+        self.unwanted = False
+        """Released while the lock was held: whoever holds it takes the mount away."""
+        self.attempts = 0
+        self.failure: ModelpackError | None = None
+        """How the last attempt to mount ended, for those who waited for it."""
 
 
 class Mounts:
     """Mount points below ``root``, one a manifest digest. Thread-safe."""
 
     def __init__(self, root: Path, loader: Loader, fetcher: Fetcher, options: MountOptions) -> None:
-        self._root = root
+        self._root = root.resolve()
         self._loader = loader
         self._fetcher = fetcher
         self._options = options
         self._lock = threading.Lock()
+        self._closed = False
         self._places: dict[Digest, _Place] = {}
         self._alive: dict[Serving, None] = {}  # a set that keeps its order
-        _detach_leftovers(root)
+        _detach_leftovers(self._root)
         try:
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise MountError(f"cannot make {root} for mounts: {error.strerror}") from None
 
@@ -57,21 +65,30 @@ class Mounts:
         """The directory that shows the model; mounted now unless it is already.
 
         Waits for the registry when the manifest is not on this node yet. Raises
-        :class:`ModelpackError` and leaves nothing mounted when the model cannot be served.
+        :class:`ModelpackError` and leaves nothing mounted when the model cannot be served;
+        those who waited for that attempt share its error rather than make one each.
         """
         place = self._place(ref.digest)
-        with place.lock:
-            if place.serving is None or place.serving.ended.is_set():
-                place.serving = self._serve(ref)
-            return place.serving.directory
+        place.unwanted = False
+        attempts = place.attempts
+        try:
+            with place.lock:
+                if place.serving is None or not place.serving.shows():
+                    if place.failure is not None and place.attempts > attempts:
+                        raise place.failure.with_traceback(None)
+                    place.serving = self._attempt(place, ref)
+                return place.serving.directory
+        finally:
+            self._settle(place)
 
     def release(self, ref: ModelRef) -> None:
-        """Nobody needs a new mount of it; whoever has it mounted keeps it."""
+        """Nobody needs a new mount of it; whoever has it mounted keeps it.
+
+        Never waits: a mount under way is taken away by the one who makes it.
+        """
         place = self._place(ref.digest)
-        with place.lock:
-            if place.serving is not None:
-                self._detach(place.serving)
-                place.serving = None
+        place.unwanted = True
+        self._settle(place)
 
     def mounted(self) -> list[Serving]:
         """All that are being served, detached ones too, oldest first."""
@@ -90,16 +107,41 @@ class Mounts:
 
     def close(self) -> None:
         """Detach everything and stop serving; readers that are left get ENOTCONN."""
+        with self._lock:
+            self._closed = True
         for serving in self.mounted():
             self._detach(serving)
+        patience = time.monotonic() + _LAST_WORDS_SECONDS
         for serving in self.mounted():
-            if not serving.ended.wait(_LAST_WORDS_SECONDS):
+            if not serving.ended.wait(max(0.0, patience - time.monotonic())):
                 log.warning("still in use, its readers get ENOTCONN", model=str(serving.model.ref))
             self._finish(serving)
 
     def _place(self, digest: Digest) -> _Place:
         with self._lock:
             return self._places.setdefault(digest, _Place())
+
+    def _attempt(self, place: _Place, ref: ModelRef) -> Serving:
+        place.failure = None
+        try:
+            return self._serve(ref)
+        except ModelpackError as error:
+            place.failure = error
+            raise
+        finally:
+            place.attempts += 1
+
+    def _settle(self, place: _Place) -> None:
+        # Whoever finds the lock taken leaves it to its holder, who looks again afterwards.
+        while place.unwanted and place.lock.acquire(blocking=False):
+            try:
+                if place.unwanted:
+                    place.unwanted = False
+                    serving, place.serving = place.serving, None
+                    if serving is not None:
+                        self._detach(serving)
+            finally:
+                place.lock.release()
 
     def _serve(self, ref: ModelRef) -> Serving:
         model = self._loader.load(ref)
@@ -114,6 +156,11 @@ class Mounts:
             raise
         with self._lock:
             self._alive[serving] = None
+            closed = self._closed
+        if closed:
+            self._detach(serving)
+            self._finish(serving)
+            raise MountError(f"{ref} is not mounted: the daemon is stopping")
         log.info("mounted", model=str(ref), directory=str(directory))
         return serving
 

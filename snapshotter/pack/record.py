@@ -11,6 +11,7 @@ import msgspec
 
 from snapshotter.artifact.digest import Digest, digest_of
 from snapshotter.cache.durable import replace
+from snapshotter.home import user_directory
 from snapshotter.pack.errors import BuildError, NoBuild, SourceChanged
 from snapshotter.registry.reference import Reference
 
@@ -89,7 +90,7 @@ class BuildStore:
     """The builds of one user: a small file per reference, no bytes of models."""
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root if root is not None else default_root()
+        self.root = root or user_directory("XDG_DATA_HOME", ".local/share")
 
     def save(self, record: BuildRecord) -> None:
         """Whole or not at all; replaces an earlier build of the same reference."""
@@ -121,17 +122,6 @@ class BuildStore:
     def _path(self, reference: str) -> Path:
         name = hashlib.sha256(reference.encode()).hexdigest()
         return self.root / "builds" / f"{name}.json"
-
-
-def default_root() -> Path:
-    """``$XDG_DATA_HOME/modelpack``, else ``~/.local/share/modelpack``."""
-    data = Path(os.environ.get("XDG_DATA_HOME", ""))
-    if data.is_absolute():  # the XDG specification has relative ones ignored
-        return data / "modelpack"
-    try:
-        return Path.home() / ".local" / "share" / "modelpack"
-    except RuntimeError:
-        raise BuildError("no home directory is known: set XDG_DATA_HOME") from None
 
 
 def _changed(file: str, how: str) -> SourceChanged:

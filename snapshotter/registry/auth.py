@@ -18,7 +18,7 @@ from snapshotter.registry.control import Answer, Control
 from snapshotter.registry.credentials import Credential, Lookup, find_credential
 from snapshotter.registry.errors import BadAnswer, Unauthorized
 from snapshotter.registry.failures import status_error
-from snapshotter.registry.hosts import Host, address_of
+from snapshotter.registry.hosts import Host, address_of, is_http_url
 
 _CLIENT_ID = "modelpack-snapshotter"
 _TOKEN_LIMIT = 1 << 20
@@ -119,11 +119,12 @@ class Authorizer:
 
     def _token(self, access: Access, challenge: Challenge, found: Lookup) -> tuple[str, float]:
         realm = challenge.parameters.get("realm", "")
-        parts = urlsplit(realm)
         name = access.host.address
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise BadAnswer(f"{name} names no usable token server: realm {realm!r}", host=name)
-        plain = parts.scheme == "http" and access.host.url.startswith("https:")
+        if not is_http_url(realm):
+            raise BadAnswer(
+                f"{name} names no usable token server: realm {realm[:160]!r}", host=name
+            )
+        plain = realm.lower().startswith("http:") and access.host.url.startswith("https:")
         if plain and found.credential is not None:
             raise Unauthorized(
                 f"{name} wants its credentials sent without TLS to {address_of(realm)}; they were "

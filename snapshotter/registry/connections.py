@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from snapshotter.registry.control import USER_AGENT
 from snapshotter.registry.errors import RegistryError, Unreachable
-from snapshotter.registry.failures import connection_error
+from snapshotter.registry.failures import UNUSABLE_URL, connection_error
 from snapshotter.registry.hosts import Tls, address_of
 from snapshotter.registry.options import RegistryOptions
 from snapshotter.registry.proxies import proxy_for
@@ -78,7 +78,7 @@ class Pool:
                 raise connection_error(error, url, asked) from error
         try:
             connection = self._connect(route)
-        except OSError as error:
+        except (OSError, *UNUSABLE_URL) as error:
             raise connection_error(error, url, asked) from error
         try:
             return self._send(connection, route, url, headers, asked)
@@ -149,8 +149,6 @@ class Pool:
 
     def _connect(self, route: _Route) -> http.client.HTTPConnection:
         proxy = urlsplit(route.proxy) if route.proxy else None
-        if proxy is not None and proxy.scheme != "http":
-            raise OSError(None, f"proxies of the kind {proxy.scheme}:// are not supported")
         host, port = route.host, route.port
         if proxy is not None:
             host, port = proxy.hostname or "", proxy.port or 80

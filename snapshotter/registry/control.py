@@ -14,7 +14,7 @@ import httpx
 
 from snapshotter import __version__
 from snapshotter.registry.errors import BadAnswer, Unreachable
-from snapshotter.registry.failures import connection_error
+from snapshotter.registry.failures import UNUSABLE_URL, connection_error
 from snapshotter.registry.hosts import Tls, address_of
 from snapshotter.registry.options import RegistryOptions
 from snapshotter.registry.proxies import proxy_for
@@ -71,22 +71,20 @@ class Control:
         Raises :class:`Unreachable`, :class:`Untrusted` or :class:`BadAnswer`.
         """
         client = self._client(url, tls, identify)
-        request = client.build_request(
-            method,
-            url,
-            headers={"User-Agent": USER_AGENT, **headers},
-            content=content,
-            timeout=httpx.Timeout(
-                patience or self._options.read_timeout, connect=self._options.connect_timeout
-            ),
+        timeout = httpx.Timeout(
+            patience or self._options.read_timeout, connect=self._options.connect_timeout
         )
+        headers = {"User-Agent": USER_AGENT, **headers}
         try:
+            request = client.build_request(
+                method, url, headers=headers, content=content, timeout=timeout
+            )
             response = client.send(request, stream=True)
             try:
                 body = self._read(response, url, asked, limit)
             finally:
                 response.close()
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, *UNUSABLE_URL) as error:
             raise connection_error(error, url, asked) from error
         return Answer(url, response.status_code, response.headers, body)
 

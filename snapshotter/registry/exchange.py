@@ -12,7 +12,7 @@ from urllib.parse import urljoin, urlsplit
 
 from snapshotter.registry.auth import Access, Authorizer
 from snapshotter.registry.errors import BadAnswer
-from snapshotter.registry.hosts import address_of
+from snapshotter.registry.hosts import address_of, is_http_url
 
 FOR_READING = frozenset({301, 302, 303, 307, 308})
 FOR_WRITING = frozenset({307, 308})
@@ -94,12 +94,11 @@ def redirect_target(url: str, location: str) -> str:
     host = address_of(url)
     try:
         target = urljoin(url, location)
-        scheme, address, _ = _origin(target)
     except ValueError:
-        scheme, address, target = "", "", ""
-    if scheme not in ("http", "https") or not address:
+        target = ""
+    if not is_http_url(target):
         raise BadAnswer(f"{host} redirects to something that is no http URL", host=host)
-    if scheme == "http" and urlsplit(url).scheme == "https":
+    if urlsplit(target).scheme == "http" and urlsplit(url).scheme == "https":
         raise BadAnswer(
             f"{host} redirects from https to plain http at {address_of(target)}, where bytes "
             "could be changed on the way; its administrator must make it answer https addresses",

@@ -25,14 +25,18 @@ from snapshotter.registry.errors import (
 from snapshotter.registry.hosts import address_of
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
+UNUSABLE_URL = (httpx.InvalidURL, http.client.InvalidURL, UnicodeError)
+"""What httpx, http.client and IDNA make of a host that no URL can have."""
 _DETAIL_LIMIT = 200
 _RETRY_AFTER_LIMIT = 3600.0
 
 
 def connection_error(error: Exception, url: str, asked: str) -> RegistryError:
     """For an exception of httpx, http.client or a socket; ``asked`` is what was wanted of whom."""
-    host = address_of(url)
+    host = one_line(address_of(url))
     cause = next(_causes(error))
+    if isinstance(cause, UNUSABLE_URL):
+        return BadAnswer(f"{host[:80]} was to be asked for {asked}, but is no host's name")
     start = f"{host} did not answer for {asked}"
     if isinstance(cause, ssl.SSLCertVerificationError):
         return Untrusted(

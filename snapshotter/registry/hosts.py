@@ -78,6 +78,23 @@ def address_of(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
+def same_server(a: str, b: str) -> bool:
+    """Are two addresses (``host:port`` or URLs) one server, as seen from this machine?
+
+    All names of its loopback are the same, and so is 0.0.0.0, which a server listens on.
+    """
+    return _comparable(a) == _comparable(b)
+
+
+def is_http_url(url: str) -> bool:
+    """Whether a server may have given this as a place to go on to."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def default_address(registry: str) -> str:
     return _DOCKER_HUB_HOST if registry == DOCKER_HUB else registry
 
@@ -94,7 +111,7 @@ def find_hosts(
     ``skip`` holds addresses (``127.0.0.1:7670`` or a URL) never to be asked: our
     own mirror endpoint, which would ask us again. Raises :class:`InvalidHostsFile`.
     """
-    skipped = {_comparable(address) for address in skip}
+    skipped = tuple(skip)
     directory = find_directory(registry, certs_d)
     hosts: list[Host] = []
     if directory is not None:
@@ -106,7 +123,7 @@ def find_hosts(
             hosts = [Host(default_url(registry, plain_http), registry, tls=tls)]
     if not hosts:
         hosts = [Host(default_url(registry, plain_http), registry)]
-    return [host for host in hosts if _comparable(host.url) not in skipped]
+    return [h for h in hosts if not any(same_server(h.url, address) for address in skipped)]
 
 
 def find_directory(registry: str, certs_d: Sequence[str]) -> Path | None:
@@ -178,13 +195,9 @@ def _parse_host(url: str, registry: str, table: Mapping[str, Any], file: Path) -
 
 def _url(server: str, where: str, file: Path, table: Mapping[str, Any]) -> str:
     url = server if "://" in server else f"https://{server}"
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.username is not None:
+    if not is_http_url(url) or urlsplit(url).username is not None:
         raise InvalidHostsFile(f"{file}: {where}: expected a URL such as https://mirror.example")
+    parts = urlsplit(url)
     path = re.sub(r"/+", "/", parts.path).rstrip("/")
     override = _typed(table.get("override_path", False), bool, file, "override_path")
     if not override and not path.endswith("/v2"):
@@ -228,9 +241,10 @@ def _docker_certificates(directory: Path) -> Tls:
 
 
 def _comparable(address: str) -> tuple[str, int]:
-    """Host and port so that all names of this machine's loopback compare equal."""
     parts = urlsplit(address if "://" in address else f"//{address}")
-    host = "loopback" if is_loopback(parts.netloc) else (parts.hostname or "")
+    host = parts.hostname or ""
+    if is_loopback(parts.netloc) or host in ("0.0.0.0", "::"):
+        host = "loopback"
     return host, parts.port or (80 if parts.scheme == "http" else 443)
 
 

@@ -13,17 +13,13 @@ from typing import Self
 
 from snapshotter.artifact.digest import Digest, parse_digest
 from snapshotter.artifact.errors import ArtifactError
+from snapshotter.artifact.places import NAME_LIMIT, is_place, is_registry, is_repository
 from snapshotter.registry.errors import InvalidReference
 
 DOCKER_HUB = "docker.io"
 
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[A-Fa-f0-9:]+\])(?::[0-9]{{1,5}})?")
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _IDENTIFIER = re.compile(r"[0-9a-f]{64}")
-_NAME_LIMIT = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +51,13 @@ class Reference:
         if tag is not None and not _TAG.fullmatch(tag):
             raise _invalid(text, f"{tag!r} is no tag")
         registry, repository = _split_registry(name)
-        if not _REGISTRY.fullmatch(registry):
+        if not is_registry(registry):
             raise _invalid(text, f"{registry!r} is no registry host")
-        if not _REPOSITORY.fullmatch(repository):
-            hint = "use lower case" if _REPOSITORY.fullmatch(repository.lower()) else "see Docker"
+        if not is_repository(repository):
+            hint = "use lower case" if is_repository(repository.lower()) else "see Docker"
             raise _invalid(text, f"{repository!r} is no repository name: {hint}")
-        if len(registry) + 1 + len(repository) > _NAME_LIMIT:
-            raise _invalid(text, f"name longer than {_NAME_LIMIT} characters")
+        if not is_place(registry, repository):
+            raise _invalid(text, f"name longer than {NAME_LIMIT} characters")
         if tag is None and digest is None:
             tag = "latest"
         return cls(registry, repository, tag, digest)

@@ -27,3 +27,7 @@ class InvalidArgument(SnapshotError):
 
 class FailedPrecondition(SnapshotError):
     """The snapshot's state forbids it."""
+
+
+class Busy(SnapshotError):
+    """Too much is under way: worth another try."""

@@ -21,6 +21,7 @@ from proto.containerd.types.mount_pb2 import Mount as MountMessage
 from snapshotter.errors import ModelpackError
 from snapshotter.snapshots.errors import (
     AlreadyExists,
+    Busy,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -29,13 +30,14 @@ from snapshotter.snapshots.errors import (
 from snapshotter.snapshots.models import Models
 from snapshotter.snapshots.overlay import Mount
 from snapshotter.snapshots.snapshot import Snapshot
-from snapshotter.snapshots.snapshotter import Snapshotter
+from snapshotter.snapshots.snapshotter import MOUNTS_AT_ONCE, Snapshotter
 from snapshotter.sockets import prepare_socket
 
 log = structlog.get_logger(__name__)
 
-_THREADS = 32
-"""A Prepare that waits for a registry keeps one; the others must find one free."""
+_THREADS = MOUNTS_AT_ONCE + 32
+"""A Prepare that waits for a registry keeps one, also when its caller has given up: whatever
+else is asked must find one free."""
 _LIST_CHUNK = 100
 """Snapshots in one message of a List, as containerd sends them."""
 _CODES = {
@@ -43,6 +45,7 @@ _CODES = {
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
     FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    Busy: grpc.StatusCode.UNAVAILABLE,
     SnapshotError: grpc.StatusCode.INTERNAL,
 }
 

@@ -18,7 +18,13 @@ from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.marker import ModelRef, decode_marker
 from snapshotter.errors import ModelpackError
 from snapshotter.snapshots import overlay
-from snapshotter.snapshots.errors import AlreadyExists, FailedPrecondition, NotFound, SnapshotError
+from snapshotter.snapshots.errors import (
+    AlreadyExists,
+    Busy,
+    FailedPrecondition,
+    NotFound,
+    SnapshotError,
+)
 from snapshotter.snapshots.filters import parse_filters
 from snapshotter.snapshots.idmap import mapped_root
 from snapshotter.snapshots.layers import Layers
@@ -28,6 +34,9 @@ from snapshotter.snapshots.overlay import Mount
 from snapshotter.snapshots.snapshot import Kind, Snapshot, Usage
 
 log = structlog.get_logger(__name__)
+
+MOUNTS_AT_ONCE = 96
+"""Models being mounted at one time; a registry that hangs holds each up for a minute."""
 
 
 class Snapshotter:
@@ -49,6 +58,7 @@ class Snapshotter:
         self._layers.sweep(self._metadata.ids())
         self._overlay_options = _kernel_options()
         self._releasing = threading.Lock()
+        self._mounting = threading.BoundedSemaphore(MOUNTS_AT_ONCE)
 
     def stat(self, key: str) -> Snapshot:
         return self._metadata.get(key)
@@ -126,8 +136,17 @@ class Snapshotter:
         try:
             return self._show(snapshot)
         except BaseException:
-            self.remove(key)
+            self._take_back(key)
             raise
+
+    def _take_back(self, key: str) -> None:
+        """Remove a snapshot that cannot be shown; why it cannot is what the caller is told."""
+        try:
+            self.remove(key)
+        except NotFound:
+            pass  # the caller gave up, and containerd has cleaned up
+        except (ModelpackError, OSError) as error:
+            log.warning("snapshot not taken back", snapshot=key, why=str(error))
 
     def _meant(self, kind: Kind, key: str, labels: Mapping[str, str]) -> ModelRef | None:
         """The model that a snapshot without parent is for; raises rather than show nothing."""
@@ -203,7 +222,12 @@ class Snapshotter:
         # must be over, or it would take away what is mounted now.
         with self._releasing:
             pass
-        return self._models.mount(model)
+        if not self._mounting.acquire(blocking=False):
+            raise Busy(f"{model}: {MOUNTS_AT_ONCE} models are being mounted already; try again")
+        try:
+            return self._models.mount(model)
+        finally:
+            self._mounting.release()
 
     def _release(self, model: ModelRef) -> None:
         with self._releasing:

@@ -255,3 +255,13 @@ def test_a_session_starts_once(serve: Serve) -> None:
         mounted.session.start()
     mounted.session.stop()
     mounted.session.stop()
+
+
+def test_notifications_after_the_end_find_nobody_to_tell(serve: Serve) -> None:
+    """Whoever learns something of a file cannot know that its mount ends meanwhile."""
+    mounted = serve({b"f": plain(b"x")})
+    assert (mounted.directory / "f").read_bytes() == b"x"
+    unmount(mounted.directory)
+    assert mounted.session.join(5)
+    assert not mounted.session.notify_inval_entry(1, b"f")
+    assert not mounted.session.notify_inval_inode(2)

@@ -546,3 +546,13 @@ def test_a_stub_is_what_its_parser_says(open_mirror: Open, registry: FakeRegistr
     registry.push(MODEL)
     answer = open_mirror().manifest("v1")
     parse(answer.content, Digest(answer.headers["Docker-Content-Digest"]))
+
+
+@pytest.mark.parametrize("written", ["localhost:7670", "[::1]:7670", "127.0.0.1:7670"])
+def test_hosts_files_may_call_this_machine_by_any_of_its_names(
+    tmp_path: Path, written: str
+) -> None:
+    (tmp_path / "a.example").mkdir()
+    (tmp_path / "a.example" / "hosts.toml").write_text(f'[host."http://{written}"]\n')
+    for address in ("127.0.0.1:7670", "localhost:7670", "0.0.0.0:7670"):
+        assert named_in_hosts(address, (str(tmp_path),))("a.example")

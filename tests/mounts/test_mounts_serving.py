@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,10 @@ from snapshotter.artifact.marker import ModelRef
 from snapshotter.cache.blob import BlobState
 from snapshotter.errors import ModelpackError
 from snapshotter.mounts.errors import MountError
+from snapshotter.mounts.loader import Loader, Model
+from snapshotter.mounts.options import MountOptions
 from snapshotter.mounts.serving import Serving
+from snapshotter.mounts.table import Mounts
 from snapshotter.pack.build import build
 from snapshotter.pack.push import push
 from snapshotter.pack.record import BuildStore
@@ -222,3 +227,97 @@ def test_wrong_bytes_are_not_shown_once_they_are_known_to_be_wrong(
     (serving,) = node.mounts.mounted()
     _until(lambda: serving.describe()["state"] == "bad")
     _until(lambda: b"Input/output error" in shell(f"cat {directory}/w.safetensors").stderr)
+
+
+def test_a_model_whose_mount_somebody_took_away_is_mounted_again(
+    node: Node, model: ModelRef
+) -> None:
+    directory = node.mounts.mount(model)
+    with (directory / "config.json").open("rb"):  # a container that keeps the server alive
+        shell(f"umount --lazy {directory}")
+        assert list(directory.iterdir()) == []
+        assert node.mounts.mount(model) == directory
+        assert shell(f"cat {directory}/config.json").stdout == FILES["config.json"]
+
+
+class _Slow(Loader):
+    """A registry that takes its time, and then fails."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.begun = threading.Event()
+        self.go = threading.Event()
+
+    def load(self, ref: ModelRef) -> Model:
+        self.asked += 1
+        self.begun.set()
+        assert self.go.wait(30)
+        raise MountError(f"{ref}: attempt {self.asked}")
+
+
+class _Announced:
+    """A lock that says when somebody is about to wait for it."""
+
+    def __init__(self, lock: threading.Lock, waiting: threading.Semaphore) -> None:
+        self._lock = lock
+        self._waiting = waiting
+
+    def acquire(self, blocking: bool = True) -> bool:
+        return self._lock.acquire(blocking)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self._waiting.release()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def _slowly(node: Node, tmp_path: Path) -> tuple[Mounts, _Slow]:
+    loader = _Slow()
+    return Mounts(tmp_path / "slow", loader, node.fetcher, MountOptions()), loader
+
+
+def test_a_release_does_not_wait_for_a_mount_under_way(
+    node: Node, model: ModelRef, tmp_path: Path
+) -> None:
+    mounts, loader = _slowly(node, tmp_path)
+    with ThreadPoolExecutor() as threads:
+        mounting = threads.submit(mounts.mount, model)
+        assert loader.begun.wait(30)
+        threads.submit(mounts.release, model).result(timeout=30)
+        assert not mounting.done()
+        loader.go.set()
+        with pytest.raises(MountError):
+            mounting.result(timeout=30)
+
+
+def test_who_waited_for_an_attempt_that_failed_gets_its_error(
+    node: Node, model: ModelRef, tmp_path: Path
+) -> None:
+    mounts, loader = _slowly(node, tmp_path)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(mounts.mount, model)
+        assert loader.begun.wait(30)
+        place = mounts._place(model.digest)
+        waiting = threading.Semaphore(0)
+        place.lock = _Announced(place.lock, waiting)  # type: ignore[assignment]
+        others = [threads.submit(mounts.mount, model) for _ in range(4)]
+        for _ in others:
+            assert waiting.acquire(timeout=30)
+        loader.go.set()
+        for mounting in (first, *others):
+            with pytest.raises(MountError, match="attempt 1"):
+                mounting.result(timeout=30)
+    with pytest.raises(MountError, match="attempt 2"):
+        mounts.mount(model)
+
+
+def test_nothing_is_mounted_after_the_end(node: Node, model: ModelRef) -> None:
+    node.mounts.close()
+    with pytest.raises(MountError, match="is stopping"):
+        node.mounts.mount(model)
+    assert node.mounts.mounted() == []

@@ -18,7 +18,7 @@ from snapshotter.artifact.manifest import Manifest, parse
 from snapshotter.artifact.mediatypes import MODEL_LAYER_TYPES, MODEL_MANIFEST
 from snapshotter.pack.build import Built, build
 from snapshotter.pack.errors import BuildError, NoBuild, SourceChanged
-from snapshotter.pack.record import BuildStore, default_root
+from snapshotter.pack.record import BuildStore
 from snapshotter.registry.reference import Reference
 
 REFERENCE = Reference.parse("r.example/team/llama:v1")
@@ -269,11 +269,3 @@ def test_a_changed_file_is_noticed_while_it_is_sent(tmp_path: Path, store: Build
     file.unlink()
     with pytest.raises(SourceChanged, match="cannot be read"):
         blob.check()
-
-
-def test_the_store_is_where_xdg_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", "/data")
-    assert default_root() == Path("/data/modelpack")
-    monkeypatch.setenv("HOME", "/home/alice")
-    monkeypatch.setenv("XDG_DATA_HOME", "relative")
-    assert default_root() == Path("/home/alice/.local/share/modelpack")

@@ -226,3 +226,20 @@ def test_a_private_registry_refuses_others_with_a_hint(
     ):
         registry.manifest(reference)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "realm",
+    ["ftp://x/t", "http://[::1/t", "http://x:99999/t", "http://x\x01y/t", "http://xn--/t",
+     f"http://{'a' * 100}/t"],
+)  # fmt: skip
+def test_a_token_server_that_has_no_usable_address_is_an_error_in_one_line(
+    realm: str, tmp_path: Path
+) -> None:
+    def answer(request: Request) -> Reply:
+        return Reply(401, {"WWW-Authenticate": f'Bearer realm="{realm}"'}, b"")
+
+    with scripted(answer) as server, opened(tmp_path / "config.json") as registry:
+        with pytest.raises(BadAnswer, match=r"realm|is no host's name") as caught:
+            registry.manifest(Reference.parse(f"{server.address}/m:1"))
+        assert str(caught.value).isprintable()

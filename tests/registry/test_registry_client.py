@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from registry_process import RegistryProcess
 from registry_scripted import Reply, Request, scripted
+from registry_tls import Certificates
 
 from snapshotter.artifact.descriptor import Descriptor
 from snapshotter.artifact.digest import Digest, digest_of
@@ -29,7 +29,6 @@ from snapshotter.units import ByteSize
 
 OCI = "application/vnd.oci.image.manifest.v1+json"
 MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI}).encode()
-TLS = Path(__file__).parent / "tls"
 
 
 def new_registry(certs_d: Path | None = None, **options: object) -> Registry:
@@ -290,29 +289,21 @@ def test_a_malformed_hosts_file_is_an_error_of_every_request(tmp_path: Path) -> 
     registry.close()
 
 
-@pytest.fixture
-def server_tls() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(TLS / "leaf.pem")
-    context.load_verify_locations(TLS / "ca.pem")
-    context.verify_mode = ssl.CERT_OPTIONAL
-    return context
-
-
 def serve_manifest_and_blob(request: Request) -> Reply:
     if "blobs" in request.path:
         return Reply(200, {}, b"blob")
     return Reply(200, {"Content-Type": OCI}, MANIFEST)
 
 
-@pytest.mark.parametrize("trust", [f'ca = "{TLS}/ca.pem"', "skip_verify = true"])
+@pytest.mark.parametrize("trust", ['ca = "{ca}"', "skip_verify = true"])
 def test_tls_by_hosts_file_serves_manifests_and_blobs(
-    tmp_path: Path, server_tls: ssl.SSLContext, trust: str
+    tmp_path: Path, certificates: Certificates, trust: str
 ) -> None:
-    with scripted(serve_manifest_and_blob, tls=server_tls) as server:
+    with scripted(serve_manifest_and_blob, tls=certificates.server) as server:
         (tmp_path / "r.example").mkdir()
         (tmp_path / "r.example" / "hosts.toml").write_text(
-            f'server = "{server.url}"\n{trust}\nclient = "{TLS}/leaf.pem"\n'
+            f'server = "{server.url}"\n{trust.format(ca=certificates.ca)}\n'
+            f'client = "{certificates.leaf}"\n'
         )
         registry = new_registry(tmp_path)
         reference = Reference.parse("r.example/m:v1")
@@ -325,9 +316,9 @@ def test_tls_by_hosts_file_serves_manifests_and_blobs(
 
 
 def test_a_certificate_nobody_vouches_for_is_not_trusted(
-    tmp_path: Path, server_tls: ssl.SSLContext
+    tmp_path: Path, certificates: Certificates
 ) -> None:
-    with scripted(serve_manifest_and_blob, tls=server_tls) as server:
+    with scripted(serve_manifest_and_blob, tls=certificates.server) as server:
         (tmp_path / "r.example").mkdir()
         (tmp_path / "r.example" / "hosts.toml").write_text(f'server = "{server.url}"\n')
         registry = new_registry(tmp_path)

@@ -138,7 +138,8 @@ def test_the_registrys_own_directory_goes_before_the_default(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "skip", ["127.0.0.1:7670", "http://127.0.0.1:7670", "localhost:7670", "[::1]:7670"]
+    "skip",
+    ["127.0.0.1:7670", "http://127.0.0.1:7670", "localhost:7670", "[::1]:7670", "0.0.0.0:7670"],
 )
 def test_our_own_mirror_is_never_asked(tmp_path: Path, skip: str) -> None:
     certs_d = configure(tmp_path, "_default", '[host."http://127.0.0.1:7670"]\n')

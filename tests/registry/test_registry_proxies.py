@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from snapshotter.registry.errors import Unreachable
 from snapshotter.registry.proxies import proxy_for
 
 
@@ -37,3 +38,15 @@ def test_loopback_is_never_proxied(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proxy_for("http://127.0.0.1:5000/v2") is None
     assert proxy_for("http://localhost:5000/v2") is None
     assert proxy_for("https://r.example/v2") is not None
+
+
+@pytest.mark.parametrize(
+    "proxy", ["socks5://u:hunter2@p:1", "https://u:hunter2@p", "http://u:hunter2@p:x", "ftp://p"]
+)
+def test_a_proxy_that_cannot_be_used_is_told_without_its_password(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("all_proxy", proxy)
+    with pytest.raises(Unreachable, match=r"r\.example.*expected http://HOST:PORT") as caught:
+        proxy_for("https://r.example/v2")
+    assert "hunter2" not in str(caught.value)

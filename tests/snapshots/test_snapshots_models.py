@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from proto.containerd.services.snapshots.v1 import snapshots_pb2 as api
 from snapshotter.artifact.digest import digest_of
 from snapshotter.artifact.marker import MARKER_LIMIT, MARKER_NAME, ModelRef, encode_marker
 from snapshotter.errors import ModelpackError
+from snapshotter.snapshots.snapshotter import MOUNTS_AT_ONCE
 
 Build = Callable[..., str]
 
@@ -355,3 +356,39 @@ def test_views_and_removals_at_once_never_release_a_model_in_use(
         list(pool.map(life, range(40)))
     assert wrong == []
     assert place.models.released
+
+
+def test_a_failed_mount_is_told_though_its_snapshot_was_removed_meanwhile(
+    client: Client, place: Place
+) -> None:
+    """A caller that gave up long ago is cleaned up after while its mount still waits."""
+    place.models.known[VOLUME] = MODEL
+    place.models.error = ModelpackError("registry.example.com: 503; try again")
+    place.models.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(client.prepare, VOLUME)
+        while VOLUME not in client.walk():
+            pass
+        client.remove(VOLUME)
+        place.models.gate.set()
+        with refused(StatusCode.FAILED_PRECONDITION) as message:
+            slow.result(30)
+    assert "503" in message[0]
+
+
+def test_models_that_hang_leave_threads_for_everybody_else(client: Client, place: Place) -> None:
+    keys = [f"default/{n}//mnt" for n in range(MOUNTS_AT_ONCE + 8)]
+    place.models.known.update(dict.fromkeys(keys, MODEL))
+    place.models.gate.clear()
+    with ThreadPoolExecutor(len(keys)) as pool:
+        calls = [pool.submit(client.view, key) for key in keys]
+        try:
+            refusals, _ = wait(calls, timeout=30, return_when=FIRST_COMPLETED)
+            with refused(StatusCode.UNAVAILABLE) as message:
+                refusals.pop().result()
+            assert "try again" in message[0]
+            client.prepare("a")
+            client.remove("a")
+        finally:
+            place.models.gate.set()
+    assert sum(call.exception() is None for call in calls) >= MOUNTS_AT_ONCE
