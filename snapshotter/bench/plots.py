@@ -14,6 +14,8 @@ from html import escape
 _BAR, _STEP, _HEAD, _GAP = 14, 23, 25, 12
 _LABEL, _RIGHT = 218, 190
 _PLOT = 470, 252
+_NOTHING = 1e-12
+"""Below this there is nothing to be seen, and no room for ticks between floats."""
 _CHARACTER = 6.3
 """Width of one character of the small type, about."""
 
@@ -166,13 +168,13 @@ def ticks(low: float, high: float, about: int, *, base: int = 10, log: bool = Fa
 
 def _range(values: Sequence[float], axis: Axis) -> tuple[float, float]:
     if axis.log:
-        positive = [value for value in values if value > 0]
+        positive = [value for value in values if value > _NOTHING]
         if not positive:
             return 1.0, 10.0
         low, high = min(positive), max(positive)
         return low / 1.15, max(high, low * 2) * 1.15
     high = axis.most if axis.most is not None else max(values, default=0.0)
-    return 0.0, high if high > 0 else 1.0
+    return 0.0, high if high > _NOTHING else 1.0
 
 
 def _scale(
