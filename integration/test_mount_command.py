@@ -52,7 +52,8 @@ class Mounter:
             log=self.home / "mount.log",
             environment=self.environment,
         )
-        process.wait_until(self.is_mounted, "the mount")
+        # Before it says so a signal ends the start, and waits for no reader.
+        process.wait_until(lambda: "Ctrl-C" in process.log.read_text(), "the mount")
         return process
 
     def is_mounted(self) -> bool:
