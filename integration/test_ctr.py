@@ -94,7 +94,12 @@ def test_a_removed_model_is_unmounted(
     containerd.process.wait_until(
         lambda: not snapshotter.status()["models"], "the end of the mount"
     )
-    assert not containerd.ctr("snapshots", "--snapshotter", "modelpack", "ls").splitlines()[1:]
+    containerd.process.wait_until(
+        lambda: (
+            not containerd.ctr("snapshots", "--snapshotter", "modelpack", "ls").splitlines()[1:]
+        ),
+        "the end of its snapshots",
+    )
 
 
 def test_a_model_pinned_by_digest_cannot_be_pulled_here_and_the_error_says_what_to_run(
