@@ -249,12 +249,16 @@ class Fetcher:
         if closed:
             body.close()
 
+    def asking(self, flight: Flight, position: int, end: int) -> int:
+        with self._lock:
+            return self._state.asking(flight, position, end)
+
     def landed(self, flight: Flight, data: memoryview, failure: CacheError | None) -> list[Read]:
         self.stats.count_bytes(len(data))
         download = flight.download
         now = time.monotonic()
         with self._lock:
-            ready = self._state.landed(flight, data, cached=failure is None)
+            ready = self._state.landed(flight, data, cached=failure is None, now=now)
             expired = self._state.expire(now)
             if failure is not None:
                 if self._state.uncached_until < now:

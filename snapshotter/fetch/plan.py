@@ -21,15 +21,13 @@ LONG_WAIT = 0.5
 
 def next_range(state: State, now: float) -> Range | None:
     """What a free connection fetches next, or None when there is nothing to do now."""
-    streaming = sum(flight.streaming for flight in state.flights)
-    room = streaming < state.options.connections - state.options.reserved
-    chosen = _demand(state, now, room)
-    if chosen is None and room and now >= state.uncached_until:
+    chosen = _demand(state, now)
+    if chosen is None and now >= state.uncached_until:
         chosen = _readahead(state, now) or _background(state, now)
     return chosen
 
 
-def _demand(state: State, now: float, room: bool) -> Range | None:
+def _demand(state: State, now: float) -> Range | None:
     """The first piece nobody fetches yet of the read that has waited longest."""
     for read in state.reads:
         download = read.download
@@ -37,7 +35,8 @@ def _demand(state: State, now: float, room: bool) -> Range | None:
             continue
         gap = download.unclaimed(read.start, read.end, read.received)
         if gap is not None:
-            return _demanded(read, gap, state.options, now, room and now >= state.uncached_until)
+            room = now >= state.uncached_until and state.room(read.model, download)
+            return _demanded(read, gap, state.options, now, room)
         if (cutting := _overtaking(read, state.options, now)) is not None:
             return cutting
     return None
@@ -52,8 +51,12 @@ def _overtaking(read: Read, options: FetchOptions, now: float) -> Range | None:
         return None
     start, end = read.start - read.start % options.grain, _round_up(read.end, options.grain)
     for flight in read.download.flights:
-        # Only where the flight has not been asked for bytes behind the cut already.
-        if flight.cursor < start < flight.end and flight.wait_for(start, now) > LONG_WAIT:
+        # Only where no bytes behind the cut are being received already.
+        if (
+            flight.cursor < start
+            and flight.asked <= start < flight.end
+            and flight.wait_for(start, now) > LONG_WAIT
+        ):
             return Range(read.model, read.download, start, min(end, flight.end), False, flight)
     return None
 
@@ -87,6 +90,8 @@ def _readahead(state: State, now: float) -> Range | None:
     for run, (model, download) in state.ahead.items():
         if now < download.stream_at or download.bad is not None or download.blob.complete:
             continue
+        if not state.room(model, download):
+            continue
         size = download.blob.size
         gap = download.unclaimed(run.head, min(run.head + _window(run, state.options), size))
         if gap is None or (nearest is not None and gap[0] - run.head >= nearest[0]):
@@ -98,18 +103,22 @@ def _readahead(state: State, now: float) -> Range | None:
 
 def _background(state: State, now: float) -> Range | None:
     """The next piece of the models that are being completed, the one first added first."""
+    if now < state.background_paid:
+        return None
     for model in state.models:
         if now < model.background_at:
             continue
         for download in model.to_complete():
             if download.bad is not None or now < download.stream_at:
                 continue
+            if not state.room(model, download):
+                continue
             size = download.blob.size
             begin = min(model.focus_offset, size) if download is model.focus else 0
             gap = download.unclaimed(begin, size) or download.unclaimed(0, begin)
             if gap is not None:
                 piece = _piece(download, gap[0], state.options.range_size)
-                return Range(model, download, *piece, streaming=True)
+                return Range(model, download, *piece, streaming=True, background=True)
     return None
 
 

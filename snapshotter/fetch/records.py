@@ -50,9 +50,15 @@ class Flight:
     streaming: bool
     began: float
     cursor: int
+    asked: int
+    """Where what is being received ends: it cannot be cut off any earlier."""
     due: int
     """Where the first read that waits for these bytes ends: land no later than there."""
     body: RangeBody | None = None
+
+    @property
+    def registry(self) -> str:
+        return self.model.registry_of(self.download)
 
     def wait_for(self, offset: int, now: float) -> float:
         """Seconds until ``offset`` lands if it goes on as so far; 0 while nobody can tell."""
@@ -134,6 +140,10 @@ class LoadedModel:
         later = [download for download in self.remaining if self.places[download] >= first]
         return later + [download for download in self.remaining if self.places[download] < first]
 
+    def registry_of(self, download: Download) -> str:
+        """Where ``download`` comes from for this model, as ``HOST[:PORT]``."""
+        return self.origins[download].name.partition("/")[0]
+
     @property
     def total_bytes(self) -> int:
         return sum(download.blob.size for download in self.origins)
@@ -156,3 +166,5 @@ class Range:
     """More than a reader waits for; the reserved connections take none of these."""
     cut: Flight | None = None
     """A flight that would take long to come this far, and is to end where this range begins."""
+    background: bool = False
+    """Nobody reads there: it counts against the rate of background completion."""

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from snapshotter.cache.ranges import RangeSet
 from snapshotter.fetch.options import FetchOptions
+from snapshotter.fetch.pace import FIRST
 from snapshotter.fetch.plan import backoff, next_range
 from snapshotter.fetch.records import Download, Flight, LoadedModel, Read
 from snapshotter.fetch.state import State
 from snapshotter.registry.errors import NotFound, Unreachable
-from snapshotter.units import Seconds
+from snapshotter.units import ByteSize, Seconds
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 FOREGROUND = FetchOptions(background=False)
@@ -36,6 +37,11 @@ class Pieces:
         return self.present.first_gap(start, end)
 
 
+@dataclass(frozen=True)
+class Origin:
+    name: str = "registry.example/models/m@sha256:0"
+
+
 class Play:
     """A state, the events that happen to it, and a clock."""
 
@@ -47,7 +53,7 @@ class Play:
         self.answered: list[Read] = []
 
     def add_model(self) -> LoadedModel:
-        model = LoadedModel(dict.fromkeys(self.downloads))
+        model = LoadedModel(dict.fromkeys(self.downloads, Origin()))
         self.state.add_model(model)
         return model
 
@@ -78,7 +84,7 @@ class Play:
         data = memoryview(bytes(end - flight.cursor))
         if cached:
             flight.download.blob.present.add(flight.cursor, end)
-        self.answered += self.state.landed(flight, data, cached=cached)
+        self.answered += self.state.landed(flight, data, cached=cached, now=self.now)
         if flight.cursor >= flight.end:
             self.fail(flight, None)
 
@@ -179,19 +185,49 @@ def test_a_forward_reader_gets_several_large_ranges_at_once() -> None:
     play.downloads[0].blob.present.remove(64 * MIB, GIB)
     play.read(64 * MIB, MIB)
     ranges = play.begin_all()
-    assert len(ranges) == FOREGROUND.connections - FOREGROUND.reserved
+    assert len(ranges) == FIRST
     assert {end - start for _, start, end in ranges} == {16 * MIB}
 
 
 def test_the_reserved_connections_are_left_for_those_who_wait() -> None:
-    play = Play(GIB, GIB)
+    play = Play(GIB, GIB, options=FetchOptions(background=False, connections=5))
     play.read_forward(64 * MIB, step=MIB)
     play.downloads[0].blob.present.remove(64 * MIB, GIB)
     play.read(64 * MIB, MIB)
-    assert len(play.begin_all()) == 6
+    assert len(play.begin_all()) == 3
     play.read(0, of=1)
     play.read(512 * MIB, of=1)
     assert play.begin_all() == [(1, 0, 64 * KIB), (1, 512 * MIB, 512 * MIB + 64 * KIB)]
+
+
+def test_each_registry_has_its_own_number_of_ranges_at_once() -> None:
+    play = Play(GIB, GIB)
+    here, there = play.downloads
+    elsewhere = LoadedModel({there: Origin("other.example/models/m@sha256:0")})
+    play.state.add_model(elsewhere)
+    play.state.remove_model(play.model)
+    play.model = LoadedModel({here: Origin()})
+    play.state.add_model(play.model)
+    play.read_forward(64 * MIB, step=MIB, of=0)
+    play.read_forward(64 * MIB, step=MIB, of=1, model=elsewhere)
+    for download in play.downloads:
+        download.blob.present.remove(64 * MIB, GIB)
+    begun = [blob for blob, _, _ in play.begin_all()]
+    assert (begun.count(0), begun.count(1)) == (FIRST, FIRST)
+
+
+def test_completion_keeps_to_its_rate_and_readers_need_not() -> None:
+    options = FetchOptions(background_delay=Seconds(0), background_rate=ByteSize(MIB))
+    play = Play(GIB, options=options)
+    play.read(GIB - 4 * KIB)
+    assert play.begin_all() == [(0, GIB - 64 * KIB, GIB), (0, 0, 16 * MIB)]
+    play.now += 15.9
+    assert play.begin() is None
+    assert play.state.next_event(play.now) == pytest.approx(0.1)
+    play.read(512 * MIB)
+    assert play.begin_all() == [(0, 512 * MIB, 512 * MIB + 64 * KIB)]
+    play.now += 0.2
+    assert play.begin_all() == [(0, 16 * MIB, 32 * MIB)]
 
 
 def test_reading_a_whole_blob_forward_fetches_every_byte_once() -> None:
