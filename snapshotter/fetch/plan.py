@@ -1,10 +1,13 @@
 """The one decision: which range does a free connection fetch next?
 
 Pure functions over the state, in the order of what matters: a reader that waits,
-then the bytes just ahead of a sequential reader, then completing a model.
+then what every reader of a model will want, then the bytes just ahead of a sequential
+reader, then completing a model.
 """
 
 from __future__ import annotations
+
+from bisect import bisect_left
 
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.records import Download, Range, Read
@@ -23,7 +26,7 @@ def next_range(state: State, now: float) -> Range | None:
     """What a free connection fetches next, or None when there is nothing to do now."""
     chosen = _demand(state, now)
     if chosen is None and now >= state.uncached_until:
-        chosen = _readahead(state, now) or _background(state, now)
+        chosen = _prefetch(state, now) or _readahead(state, now) or _background(state, now)
     return chosen
 
 
@@ -71,7 +74,8 @@ def _demanded(
         room and now >= download.stream_at and is_sequential(read.run, options.sequential_after)
     )
     if streaming:
-        end = _round_up(read.end, _step(read.run, options))
+        ahead = _round_up(read.end, _step(read.run, options))
+        end = max(end, min(ahead, _piece_end(download, read.run)))
     elif room and read.run.credit >= 2 * grain and read.run.reads > 1:
         # A run that begins: fetch as much again, so that it grows in few round trips.
         end = _round_up(read.end + read.run.credit, grain)
@@ -84,6 +88,22 @@ def _demanded(
     return Range(read.model, download, *gap, streaming)
 
 
+def _prefetch(state: State, now: float) -> Range | None:
+    """The next range that was asked for ahead of all reads."""
+    for model in state.models:
+        for _ in range(len(model.prefetch)):
+            download, start, end = model.prefetch[0]
+            gap = download.unclaimed(start, end)
+            if gap is None or download.bad is not None:
+                model.prefetch.popleft()
+            elif now < download.stream_at or not state.room(model, download):
+                model.prefetch.rotate(-1)
+            else:
+                stop = min(gap[1], gap[0] + state.options.range_size)
+                return Range(model, download, gap[0], stop, streaming=True)
+    return None
+
+
 def _readahead(state: State, now: float) -> Range | None:
     """The nearest piece ahead of any sequential reader."""
     nearest: tuple[int, Range] | None = None
@@ -93,10 +113,12 @@ def _readahead(state: State, now: float) -> Range | None:
         if not state.room(model, download):
             continue
         size = download.blob.size
-        gap = download.unclaimed(run.head, min(run.head + _window(run, state.options), size))
+        end = min(run.head + _window(run, state.options), _piece_end(download, run), size)
+        gap = download.unclaimed(run.head, end)
         if gap is None or (nearest is not None and gap[0] - run.head >= nearest[0]):
             continue
-        piece = _piece(download, gap[0], _step(run, state.options))
+        start, stop = _piece(download, gap[0], _step(run, state.options))
+        piece = start, min(stop, end)
         nearest = gap[0] - run.head, Range(model, download, *piece, streaming=True)
     return nearest[1] if nearest else None
 
@@ -131,6 +153,14 @@ def backoff(options: FetchOptions, failures: int, asked: float | None, jitter: f
     pause = min(options.first_backoff * 2.0 ** min(failures, 30), options.max_backoff)
     pause *= 0.5 + jitter / 2
     return max(pause, min(asked or 0.0, options.read_deadline))
+
+
+def _piece_end(download: Download, run: Run) -> int:
+    """Where the tensor ends that ``run`` is in; the blob's end once it has gone on to a next."""
+    at = bisect_left(download.pieces, run.head)
+    if at == len(download.pieces) or (at > 0 and run.start < download.pieces[at - 1]):
+        return download.blob.size
+    return download.pieces[at]
 
 
 def _window(run: Run, options: FetchOptions) -> int:

@@ -6,6 +6,7 @@ Plain records; how they change is in state.py.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
@@ -85,6 +86,8 @@ class Download:
     """Time before which nothing is asked for that nobody waits for, after any failure."""
     bad: str | None = None
     """Why nothing of it is served any more."""
+    pieces: Sequence[int] = ()
+    """Where tensors begin and end in it, sorted."""
 
     def unclaimed(self, start: int, end: int, *more: RangeSet) -> tuple[int, int] | None:
         """The first range of ``[start, end)`` neither there, nor in flight, nor in ``more``."""
@@ -124,6 +127,8 @@ class LoadedModel:
     focus: Download | None = None
     """The blob being read forward: completion begins there, and with it at ``focus_offset``."""
     focus_offset: int = 0
+    prefetch: deque[tuple[Download, int, int]] = field(default_factory=deque)
+    """Ranges to fetch once no reader waits, in this order."""
     fetched_bytes: int = 0
     """Bytes fetched for reads of this model and for completing it."""
     places: dict[Download, int] = field(init=False)
@@ -131,8 +136,12 @@ class LoadedModel:
     """Its blobs that are not complete."""
 
     def __post_init__(self) -> None:
-        self.places = {download: place for place, download in enumerate(self.origins)}
-        self.remaining = {d: None for d in self.origins if not d.blob.complete}
+        self.arrange(list(self.origins))
+
+    def arrange(self, order: Sequence[Download]) -> None:
+        """Complete the blobs in ``order``, which has each of them once."""
+        self.places = {download: place for place, download in enumerate(order)}
+        self.remaining = {d: None for d in order if not d.blob.complete}
 
     def to_complete(self) -> list[Download]:
         """What remains: from the blob in focus to the last, then those before."""

@@ -23,6 +23,13 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     passthrough: bool = True
     """Let the kernel read complete, verified files from the cache by itself, at native speed
     (Linux 6.9 and newer; the cache must not lie on overlayfs)."""
+    prefetch: bool = True
+    """Fetch small files and the headers of weights once a model is mounted, before they are
+    read, and complete the model in the order of its shards."""
+    prefetch_file: ByteSize = ByteSize(32 << 20)
+    """The largest file that is fetched whole at the mount; none of weights are."""
+    prefetch_total: ByteSize = ByteSize(256 << 20)
+    """How much of such files at most; the smallest are fetched then."""
     threads: int = 2
     """Threads that answer the kernel, for each mounted model; 1 or more."""
 

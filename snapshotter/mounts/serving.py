@@ -29,6 +29,7 @@ from snapshotter.mounts.files import Source, nodes_of
 from snapshotter.mounts.iomode import IoModes
 from snapshotter.mounts.loader import Model
 from snapshotter.mounts.options import MountOptions
+from snapshotter.mounts.prefetch import Prefetch
 
 log = structlog.get_logger(__name__)
 
@@ -105,6 +106,8 @@ class Serving:
             unmount(directory, lazy=True)
             os.close(self._fd)
             raise
+        self.prefetch = Prefetch(model, fetcher, options)
+        self.prefetch.start()
 
     @property
     def ended(self) -> threading.Event:
@@ -129,6 +132,7 @@ class Serving:
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
+        self.prefetch.stop()
         if not self.ended.is_set():
             self._session.stop()
         os.close(fd)

@@ -527,3 +527,43 @@ def test_pauses_double_and_keep_to_what_the_server_asks(failures, asked, jitter,
 def test_settings_that_cannot_work_are_refused(wrong) -> None:
     with pytest.raises(ValueError, match="must be"):
         FetchOptions(**wrong)
+
+
+def test_what_is_asked_for_ahead_of_reads_comes_after_readers_and_before_readahead() -> None:
+    play = Play(GIB, MIB, options=FetchOptions(background=False, connections=3, reserved=1))
+    first, second = play.downloads
+    play.model.prefetch.extend([(second, 10, 500_000), (first, 600 * MIB, 601 * MIB)])
+    play.read(0)
+    assert play.begin_all() == [(0, 0, 64 * KIB), (1, 10, 500_000), (0, 600 * MIB, 601 * MIB)]
+    assert play.begin() is None
+
+
+def test_a_range_that_fails_does_not_hold_up_those_behind_it() -> None:
+    play = Play(MIB, MIB)
+    first, second = play.downloads
+    first.stream_at = play.now + 5
+    play.model.prefetch.extend([(first, 0, 1000), (second, 0, 1000)])
+    assert play.begin_all() == [(1, 0, 1000)]
+    play.now += 10
+    assert play.begin_all() == [(0, 0, 1000)]
+
+
+def test_nothing_is_fetched_ahead_behind_the_tensor_a_reader_is_in() -> None:
+    play = Play()
+    play.downloads[0].pieces = [1 * MIB, 9 * MIB, 20 * MIB]
+    for start in range(1 * MIB, 5 * MIB, MIB):
+        play.read(start, MIB)
+    play.settle()
+    assert list(play.downloads[0].blob.present) == [(1 * MIB, 9 * MIB)]
+    for start in range(5 * MIB, 10 * MIB, MIB):
+        play.read(start, MIB)
+    assert max(end for _, _, end in play.begin_all()) > 10 * MIB
+
+
+def test_a_model_is_completed_in_the_order_that_was_arranged() -> None:
+    options = FetchOptions(background_delay=Seconds(0))
+    play = Play(MIB, MIB, MIB, options=options)
+    first, second, third = play.downloads
+    play.model.arrange([third, first, second])
+    play.model.background_at = play.now
+    assert [blob for blob, _, _ in play.begin_all()] == [2, 0, 1]
