@@ -46,7 +46,7 @@ def make_node(tmp_path: Path) -> Iterator[MakeNode]:
     """Nodes one after the other on the same directories, as a daemon that restarts is."""
     with ExitStack() as stack:
 
-        def make(options: MountOptions = MountOptions(prefetch=False), **fetch: Any) -> Node:
+        def make(options: MountOptions = _ON_DEMAND, **fetch: Any) -> Node:
             stack.close()
             registry = Registry(RegistryOptions(certs_d=()))
             stack.callback(registry.close)
