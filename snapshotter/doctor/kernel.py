@@ -150,7 +150,9 @@ def _capability(facts: KernelFacts) -> Finding:
         return ok(PART, "cap-sys-admin", f"{who} has CAP_SYS_ADMIN")
     if facts.daemon is None:
         return unknown(
-            PART, "cap-sys-admin", f"{who} lacks CAP_SYS_ADMIN, so mounts are not tried; run as root"
+            PART,
+            "cap-sys-admin",
+            f"{who} lacks CAP_SYS_ADMIN, so mounts are not tried; run as root",
         )
     return error(
         PART,

@@ -18,9 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
+from fuse.kernel import InitFlag
 from fuse.mount import MountError, mount
 from fuse.negotiate import InitReply
-from fuse.kernel import InitFlag
 from fuse.session import Session
 from fuse.tree import File, Tree
 from snapshotter.doctor.finding import Finding, error, ok, run, unknown, warning

@@ -45,6 +45,7 @@ def containerd_files(
     default: bool = False,
 ) -> list[File]:
     """``default``: every pod's snapshotter, instead of a runtime handler's only."""
+    notes: tuple[str, ...]
     if version >= (2, 1):
         notes = (
             "Merge into it; or put it into /etc/containerd/conf.d/modelpack.toml as it is, and",
@@ -98,7 +99,7 @@ def k3s_files(
             containerd_toml(config, (2, 1), architecture, default),
             (
                 "k3s's own config.toml has use_local_image_pull = true, with which models are",
-                "downloaded as a whole and mounted empty; this file, imported after it, says false.",
+                "downloaded as a whole and mounted empty. This file comes after it and says false.",
                 f"Where {_K3S}/config.toml has no `imports`, make",
                 f"{_K3S}/config-v3.toml.tmpl of these two lines:",
                 f'  imports = ["{dropins}/*.toml"]',
@@ -115,8 +116,7 @@ def k3s_files(
     ]
     if registries:
         mirrors = "".join(
-            f"  {json.dumps(registry)}:\n    endpoint:\n"
-            f'      - "http://{config.mirror.address}"\n'
+            f'  {json.dumps(registry)}:\n    endpoint:\n      - "http://{config.mirror.address}"\n'
             for registry in registries
         )
         files.append(
