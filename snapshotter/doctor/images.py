@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ class Downloaded:
     """A model of which containerd holds layers."""
 
     namespace: str
-    name: str
+    names: tuple[str, ...]
+    """All records of it; CRI makes one of the image ID besides the name."""
     size: int
     """Of the layers it holds, bytes."""
 
@@ -54,14 +56,14 @@ def gather(address: Path) -> ImageFacts:
         with grpc.insecure_channel(
             f"unix:{address}", options=[("grpc.max_receive_message_length", 64 << 20)]
         ) as channel:
-            for namespace, image in _images(channel):
+            for namespace, digest, names in _images(channel):
                 if time.monotonic() > deadline:
                     complete = False
                     break
                 looked_at += 1
-                size = _held(channel, namespace, image.target.digest)
+                size = _held(channel, namespace, digest)
                 if size:
-                    downloaded.append(Downloaded(namespace, image.name, size))
+                    downloaded.append(Downloaded(namespace, names, size))
     except grpc.RpcError as refused:
         return ImageFacts(failure=str(refused.details()).splitlines()[0][:300])
     return ImageFacts(looked_at, tuple(downloaded), complete)
@@ -73,12 +75,16 @@ def judge(facts: ImageFacts, *, direct: bool) -> list[Finding]:
         return [unknown(PART, "downloaded", f"not looked at: {facts.failure}")]
     found = []
     for image in facts.downloaded[:_SHOWN]:
+        # Records of CRI's own are image IDs.
+        name = next((n for n in image.names if not n.startswith("sha256:")), image.names[0])
         what = (
-            f"{image.name} in namespace {image.namespace} is a model that was downloaded as a "
+            f"{name} in namespace {image.namespace} is a model that was downloaded as a "
             f"whole: {format_size(image.size)}"
         )
-        again = f"modelpack pull --namespace {image.namespace} {image.name}"
-        remove = run(f"ctr --namespace {image.namespace} images rm --sync {image.name}", again)
+        remove = run(
+            f"ctr --namespace {image.namespace} images rm --sync {' '.join(image.names)}",
+            f"modelpack pull --namespace {image.namespace} {name}",
+        )
         if direct:
             why = "image volumes work, without these bytes; anything else mounts an empty directory"
             found.append(warning(PART, "downloaded", what, why, remove))
@@ -97,7 +103,8 @@ def judge(facts: ImageFacts, *, direct: bool) -> list[Finding]:
     ]
 
 
-def _images(channel: grpc.Channel) -> Iterator[tuple[str, images_pb2.Image]]:
+def _images(channel: grpc.Channel) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Namespace, digest and names of each image or index."""
     namespaces = namespace_pb2_grpc.NamespacesStub(channel).List(
         namespace_pb2.ListNamespacesRequest(), timeout=_CALL_SECONDS
     )
@@ -105,13 +112,12 @@ def _images(channel: grpc.Channel) -> Iterator[tuple[str, images_pb2.Image]]:
         images = images_pb2_grpc.ImagesStub(channel).List(
             images_pb2.ListImagesRequest(), metadata=_in(namespace.name), timeout=_CALL_SECONDS
         )
-        seen: set[str] = set()
+        names: defaultdict[str, list[str]] = defaultdict(list)
         for image in images.images:
-            # CRI has three names for each image.
-            wanted = image.target.media_type in (*MANIFEST_TYPES, *INDEX_TYPES)
-            if wanted and image.target.digest not in seen:
-                seen.add(image.target.digest)
-                yield namespace.name, image
+            if image.target.media_type in (*MANIFEST_TYPES, *INDEX_TYPES):
+                names[image.target.digest].append(image.name)
+        for digest, named in names.items():
+            yield namespace.name, digest, tuple(named)
 
 
 def _held(channel: grpc.Channel, namespace: str, digest: str) -> int:
