@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
+from rich.table import Table
 
 from snapshotter.cli.options import Settings, json_option, terminal
 from snapshotter.doctor.checkup import examine
@@ -77,9 +77,13 @@ def _show(found: Iterable[Finding], console: Console) -> list[Finding]:
 
 def _show_one(finding: Finding, console: Console) -> None:
     word, style = _SHOWN[finding.level]
-    console.print(f"  [{style}]{word:8}[/] {escape(finding.what)}", highlight=False)
+    text = Table.grid(padding=(0, 1, 0, 0))
+    text.add_column(width=10)
+    text.add_column(overflow="fold")
+    text.add_row(f"  [{style}]{word:8}[/]", escape(finding.what))
     if finding.why:
-        console.print(Padding(escape(finding.why), (0, 0, 0, 11), expand=False), highlight=False)
+        text.add_row("", escape(finding.why))
+    console.print(text, highlight=False)
     for change in finding.changes:
         where = "run:" if change.where == "run" else f"in {change.where}:"
         # As they are: lines to copy must not be folded.

@@ -49,6 +49,8 @@ class ContainerdFacts:
     address: Path
     failure: str = ""
     """Why it does not answer; most of the rest is unknown then."""
+    hidden: bool = False
+    """Whether permissions keep this user from asking it."""
     version: str = ""
     pid: int | None = None
     plugins: Sequence[Plugin] = ()
@@ -73,6 +75,8 @@ class ContainerdFacts:
 def gather(address: Path) -> ContainerdFacts:
     """Takes at most half a minute."""
     pid = listener_of(address)
+    if address.exists() and not os.access(address, os.W_OK):
+        return ContainerdFacts(address, failure="this user may not open its socket", hidden=True)
     try:
         with _channel(address) as channel:
             version = version_pb2_grpc.VersionStub(channel).Version(Empty(), timeout=_SECONDS)
@@ -202,6 +206,4 @@ def _channel(address: Path) -> Iterator[grpc.Channel]:
 def _why(address: Path, refused: grpc.RpcError) -> str:
     if not address.exists():
         return "there is no such socket"
-    if not os.access(address, os.W_OK):
-        return "this user may not open it"
     return str(refused.details()).splitlines()[0][:300]

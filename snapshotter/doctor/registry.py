@@ -129,6 +129,8 @@ def _read(facts: RegistryFacts, reference: Reference, registry: Registry) -> Reg
 
 def judge(facts: RegistryFacts) -> list[Finding]:
     found = [_host(host) for host in facts.hosts]
+    if not facts.hosts and not facts.failure:
+        return [unknown(PART, "registry-reached", f"{facts.asked} is the daemon's own mirror")]
     if facts.hosts and not any(host.status for host in facts.hosts):
         return found
     if facts.refused:

@@ -19,6 +19,8 @@ _SPECIAL = ("stargz", "nydus", "soci", "overlaybd")
 
 
 def judge(facts: ContainerdFacts, wanted: Wanted) -> list[Finding]:
+    if facts.hidden:
+        return [unknown(PART, "containerd-answers", f"{facts.address}: {facts.failure}")]
     if facts.failure:
         return [
             error(
