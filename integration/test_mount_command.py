@@ -151,7 +151,9 @@ def test_a_reader_that_waits_for_a_registry_that_hangs_can_be_interrupted(
     mounter.modelpack("mount", mounter.reference, str(mounter.point), "-d")
     registry.process.signal(signal.SIGSTOP)
     try:
-        with subprocess.Popen(["cat", str(mounter.point / "README.md")]) as reader:
+        # The end of a shard: nobody fetches that before it is read.
+        shard = mounter.point / "model-00001-of-00004.safetensors"
+        with subprocess.Popen(["tail", "-c", "1", str(shard)]) as reader:
             with pytest.raises(subprocess.TimeoutExpired):
                 reader.wait(1)
             reader.kill()
