@@ -18,6 +18,9 @@ FIRST_WINDOW = 1 << 20
 """Bytes fetched ahead of a reader that has just proved sequential."""
 
 
+KERNEL_AHEAD = 2 << 20
+"""Bytes behind the end of what is really read that the kernel may ask for."""
+
 LONG_WAIT = 0.5
 """Seconds a read waits for a flight to come to it before it gets a range of its own."""
 
@@ -156,9 +159,15 @@ def backoff(options: FetchOptions, failures: int, asked: float | None, jitter: f
 
 
 def _piece_end(download: Download, run: Run) -> int:
-    """Where the tensor ends that ``run`` is in; the blob's end once it has gone on to a next."""
-    at = bisect_left(download.pieces, run.head)
-    if at == len(download.pieces) or (at > 0 and run.start < download.pieces[at - 1]):
+    """Where the tensor ends that ``run`` is in; the blob's end once it has gone on to a next.
+
+    Where it begins and how far it has come is what the kernel made of it: it asks for whole
+    pages, for pages around a fault, and for one window or two ahead of a reader.
+    """
+    at = bisect_left(download.pieces, run.head - KERNEL_AHEAD)
+    if at == len(download.pieces):
+        return download.blob.size
+    if at > 0 and run.start + KERNEL_AHEAD < download.pieces[at - 1]:
         return download.blob.size
     return download.pieces[at]
 

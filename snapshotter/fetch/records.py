@@ -154,6 +154,11 @@ class LoadedModel:
         return self.origins[download].name.partition("/")[0]
 
     @property
+    def complete(self) -> bool:
+        """Nothing of it needs a registry any more."""
+        return all(download.blob.complete for download in self.origins)
+
+    @property
     def total_bytes(self) -> int:
         return sum(download.blob.size for download in self.origins)
 

@@ -18,6 +18,9 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Group of every file, whatever the artifact says."""
     readahead: ByteSize = ByteSize(4 << 20)
     """What the kernel reads ahead of a sequential reader (``read_ahead_kb`` of the mount)."""
+    cold_readahead: ByteSize = ByteSize(1 << 20)
+    """The same while the model is not complete on this node: a page fault anywhere in a mapped
+    file makes the kernel want this much around it, which then has to be fetched."""
     max_read: ByteSize = ByteSize(1 << 20)
     """The largest read the kernel asks for; over 1 MiB needs ``fs.fuse.max_pages_limit`` raised."""
     passthrough: bool = True

@@ -65,6 +65,8 @@ class Serving:
         self._backing: dict[Digest, int] = {}
         self._backing_lock = threading.Lock()
         self._passthrough = options.passthrough
+        self._readahead = options.readahead
+        self._cold_readahead = min(options.cold_readahead, options.readahead)
         nodes = nodes_of(model, options)
         self._paths = {
             path: node.content
@@ -100,7 +102,7 @@ class Serving:
                 ),
             )
             self._session.start()
-            set_readahead(directory, options.readahead // 1024)
+            self._set_readahead()
             self._device = directory.lstat().st_dev
         except BaseException:
             unmount(directory, lazy=True)
@@ -156,6 +158,7 @@ class Serving:
 
     def verified(self, blob: Blob) -> None:
         """From now on the kernel may read ``blob`` itself: also files somebody holds open."""
+        self._set_readahead()
         if not (self._passthrough and self._session.passthrough):
             return
         for path, source in self._of(blob):
@@ -168,6 +171,13 @@ class Serving:
         """Bytes of ``blob`` were wrong: the kernel must not answer from pages it kept."""
         for path, _ in self._of(blob):
             self._session.notify_inval_inode(self._tree.nodeid(path))
+
+    def _set_readahead(self) -> None:
+        """For files opened from now on: the kernel looks at it in open(2)."""
+        if not self.model.loaded.complete:
+            set_readahead(self.directory, self._cold_readahead // 1024)
+        elif self._cold_readahead != self._readahead:
+            set_readahead(self.directory, self._readahead // 1024)
 
     def _of(self, blob: Blob) -> Iterator[tuple[bytes, Source]]:
         return ((path, source) for path, source in self._paths.items() if source.blob is blob)

@@ -550,14 +550,27 @@ def test_a_range_that_fails_does_not_hold_up_those_behind_it() -> None:
 
 def test_nothing_is_fetched_ahead_behind_the_tensor_a_reader_is_in() -> None:
     play = Play()
-    play.downloads[0].pieces = [1 * MIB, 9 * MIB, 20 * MIB]
-    for start in range(1 * MIB, 5 * MIB, MIB):
-        play.read(start, MIB)
+    play.downloads[0].pieces = [1 * MIB, 21 * MIB, 40 * MIB]
+    play.read_forward(10 * MIB, start=1 * MIB, step=MIB)
     play.settle()
-    assert list(play.downloads[0].blob.present) == [(1 * MIB, 9 * MIB)]
-    for start in range(5 * MIB, 10 * MIB, MIB):
-        play.read(start, MIB)
-    assert max(end for _, _, end in play.begin_all()) > 10 * MIB
+    assert list(play.downloads[0].blob.present) == [(1 * MIB, 21 * MIB)]
+
+
+def test_what_the_kernel_reads_behind_a_tensor_is_no_reason_to_fetch_the_next() -> None:
+    play = Play()
+    play.downloads[0].pieces = [1 * MIB, 21 * MIB, 40 * MIB]
+    play.read_forward(21 * MIB, start=1 * MIB, step=MIB)
+    play.settle()
+    assert list(play.downloads[0].blob.present) == [(1 * MIB, 22 * MIB)]
+
+
+def test_a_reader_who_goes_on_to_the_next_tensor_is_read_ahead_of_as_any_other() -> None:
+    play = Play()
+    play.downloads[0].pieces = [1 * MIB, 21 * MIB, 40 * MIB]
+    play.read_forward(24 * MIB, start=1 * MIB, step=MIB)
+    play.settle()
+    ((start, end),) = play.downloads[0].blob.present
+    assert (start, end > 41 * MIB) == (1 * MIB, True)
 
 
 def test_a_model_is_completed_in_the_order_that_was_arranged() -> None:
