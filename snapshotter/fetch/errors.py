@@ -7,3 +7,9 @@ from snapshotter.errors import ModelpackError
 
 class FetchError(ModelpackError):
     """The bytes asked for did not come. The next read of them tries again."""
+
+    @property
+    def kind(self) -> tuple[str, str, object]:
+        """Host, kind of error and status: what errors have in common that need one log line."""
+        cause = self.__cause__ or self
+        return getattr(cause, "host", ""), type(cause).__name__, getattr(cause, "status", None)

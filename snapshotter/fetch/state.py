@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.records import Download, Flight, LoadedModel, Range, Read
 from snapshotter.fetch.streams import Run, follow, is_sequential
+from snapshotter.registry.errors import Busy
 
 MAX_STREAMS = 1024
 """Streams remembered for one blob."""
@@ -181,7 +182,11 @@ class State:
         download.in_flight.remove(*rest)
         touched = [read for read in download.reads if read.start < rest[1] and rest[0] < read.end]
         failed = []
-        if error is not None:
+        if isinstance(error, Busy):  # nobody's failure: the host is at the limits configured
+            download.stream_at = max(download.stream_at, now + delay)
+            download.demand_at = max(download.demand_at, now + delay)
+            self.backing_off[download] = None
+        elif error is not None:
             download.failures += 1
             download.last_error = error
             download.stream_at = max(download.stream_at, now + delay)
