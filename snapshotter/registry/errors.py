@@ -59,7 +59,14 @@ class Overloaded(RegistryError):
 
 
 class LeftAlone(RegistryError):
-    """Not asked: the host failed too often of late. Temporary; ``status`` is its last error's."""
+    """Not asked: the host failed too often of late, ``last`` in this way. Temporary."""
+
+    def __init__(
+        self, message: str, *, host: str, last: RegistryError | None, retry_after: float
+    ) -> None:
+        status = last.status if last is not None else None
+        super().__init__(message, host=host, status=status, temporary=True, retry_after=retry_after)
+        self.last = last
 
 
 class Busy(RegistryError):

@@ -15,6 +15,7 @@ from snapshotter.registry.errors import Busy, LeftAlone, RegistryError
 from snapshotter.registry.hosts import Capability, Host, find_hosts
 from snapshotter.registry.options import RegistryOptions
 from snapshotter.registry.secrets import remember
+from snapshotter.throttle import Throttle
 
 _T = TypeVar("_T")
 _REREAD = 5.0
@@ -56,22 +57,15 @@ class Attempt:
 
     def failed(self, error: RegistryError) -> None:
         now, jitter = time.monotonic(), random.random()
-        before = self._circuit.state
+        circuit = self._circuit
 
         def end() -> None:
-            self._circuit.failed(
-                error, self._about, now, jitter, probe=self._probe, begun=self._begun
-            )
+            before = circuit.state
+            circuit.failed(error, self._about, now, jitter, probe=self._probe, begun=self._begun)
+            if before is State.CLOSED and circuit.state is State.OPEN:
+                self._upstreams._tell(self._host, circuit, now)
 
         self._end(end)
-        if before is State.CLOSED and self._circuit.state is State.OPEN:
-            log.warning(
-                "host is left alone",
-                host=self._host.address,
-                failures=self._circuit.failures,
-                seconds=round(self._circuit.until - now, 1),
-                error=str(error),
-            )
 
     def _end(self, act: Callable[[], None]) -> None:
         with self._upstreams._lock:
@@ -93,6 +87,7 @@ class Upstreams:
             options.max_retry_after,
             options.avoid_failed,
         )
+        self._told = Throttle()
         self._lock = threading.Lock()
         self._circuits: dict[str, Circuit] = {}
         self._hosts: dict[str, Host] = {}
@@ -191,6 +186,17 @@ class Upstreams:
                 for url, circuit in self._circuits.items()
             ]
 
+    def _tell(self, host: Host, circuit: Circuit, now: float) -> None:
+        if (kept_back := self._told.admit(host.url)) is not None:
+            log.warning(
+                "host is left alone",
+                host=host.address,
+                failures=circuit.failures,
+                seconds=round(circuit.until - now, 1),
+                error=str(circuit.last_error),
+                alike_not_logged=kept_back,
+            )
+
     def _circuit(self, host: Host) -> Circuit:
         circuit = self._circuits.get(host.url)
         if circuit is None:
@@ -252,8 +258,7 @@ def _left_alone(host: Host, circuit: Circuit, wait: float) -> LeftAlone:
     return LeftAlone(
         f"{host.address} is left alone for {wait:.1f} s after {times}; the last: {last}",
         host=host.address,
-        status=last.status if last else None,
-        temporary=True,
+        last=last,
         retry_after=wait,
     )
 
