@@ -122,8 +122,11 @@ def _explain(message: str) -> str:
         return re.sub(r" - at `\$\.?(.*?)`", r" (at \1)", message)
     key, section = unknown[1], unknown[2] or ""
     options: type[msgspec.Struct] = Config
+    section = section.replace(
+        "[...]", "[]"
+    )  # a key of the administrator's own, as msgspec shows it
     for name in filter(None, section.split(".")):
-        table = name.removesuffix("[...]")  # how msgspec shows a key of the administrator's own
+        table = name.removesuffix("[]")
         options = next(f.type for f in msgspec.structs.fields(options) if f.name == table)
         if table != name:
             options = get_args(options)[1]

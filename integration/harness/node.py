@@ -7,7 +7,6 @@ outside :class:`Node` starts it, and reads what it shows in processes of their o
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import Any, Self
 import httpx
 
 from integration.harness.machine import REPOSITORY, Machine
+from integration.harness.processes import children_of
 from snapshotter.api import ApiServer, status_of
 from snapshotter.artifact.digest import parse_digest
 from snapshotter.artifact.marker import ModelRef
@@ -73,7 +73,9 @@ class Node:
                 cwd=REPOSITORY,
                 start_new_session=True,
             )
-        self.pid = int(self._ask(pid=True)["pid"])
+        self._ask()  # it is up
+        self.pid = children_of(self._popen.pid)[0]
+        """As seen from here."""
 
     def mount(self, reference: str) -> Path:
         """Where the model is, as programs in the namespace see it. Raises RuntimeError."""
@@ -147,7 +149,7 @@ def _run(config: Config, stack: ExitStack) -> None:
 
     def answer(told: dict[str, Any]) -> dict[str, Any]:
         if "mount" not in told:
-            return {"pid": os.getpid()}
+            return {}
         reference = Reference.parse(told["mount"])
         assert reference.digest is not None
         digest = parse_digest(reference.digest)

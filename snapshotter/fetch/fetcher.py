@@ -302,13 +302,17 @@ class Fetcher:
 
     def _fail_late(self, expired: list[Read]) -> None:
         for read in expired:
-            failure = FetchError(
-                f"{read.model.origins[read.download].name}: bytes {read.start}-{read.end - 1} "
-                f"did not come within {self._options.read_deadline:g} s; "
-                f"last error: {read.download.last_error or 'none, the registry is too slow'}"
-            )
-            failure.__cause__ = read.download.last_error
-            hand_over(read, failure)
+            hand_over(read, self._late(read))
+
+    def _late(self, read: Read) -> FetchError:
+        last = read.download.last_error
+        failure = FetchError(
+            f"{read.model.origins[read.download].name}: bytes {read.start}-{read.end - 1} "
+            f"did not come within {self._options.read_deadline:g} s; "
+            f"last error: {last or 'none, the registry is too slow'}"
+        )
+        failure.__cause__ = last
+        return failure
 
     # Verification
 

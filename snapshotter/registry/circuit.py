@@ -67,6 +67,8 @@ class Circuit:
     """End of the pause while OPEN."""
     avoid_until: float = 0.0
     last_error: RegistryError | None = None
+    failed_at: float = 0.0
+    """When it was last asked in vain."""
     _objects: set[str] = field(default_factory=set)
 
     def wait(self, now: float, *, eager: bool = False) -> float:
@@ -126,7 +128,7 @@ class Circuit:
             self.answered(probe=probe)
             self.delivered()
             return
-        self.last_error = error
+        self.last_error, self.failed_at = error, now
         self.avoid_until = now + self.rules.avoid
         if blame is Blame.ORDER:
             self.answered(probe=probe)

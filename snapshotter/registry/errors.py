@@ -59,14 +59,22 @@ class Overloaded(RegistryError):
 
 
 class LeftAlone(RegistryError):
-    """Not asked: the host failed too often of late, ``last`` in this way. Temporary."""
+    """Not asked: the host failed too often of late, at last in the way of ``last``, at
+    ``failed_at`` of the monotonic clock. Temporary."""
 
     def __init__(
-        self, message: str, *, host: str, last: RegistryError | None, retry_after: float
+        self,
+        message: str,
+        *,
+        host: str,
+        last: RegistryError | None,
+        failed_at: float,
+        retry_after: float,
     ) -> None:
         status = last.status if last is not None else None
         super().__init__(message, host=host, status=status, temporary=True, retry_after=retry_after)
         self.last = last
+        self.failed_at = failed_at
 
 
 class Busy(RegistryError):

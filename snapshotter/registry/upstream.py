@@ -259,6 +259,7 @@ def _left_alone(host: Host, circuit: Circuit, wait: float) -> LeftAlone:
         f"{host.address} is left alone for {wait:.1f} s after {times}; the last: {last}",
         host=host.address,
         last=last,
+        failed_at=circuit.failed_at,
         retry_after=wait,
     )
 
