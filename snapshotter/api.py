@@ -17,6 +17,7 @@ from snapshotter import __version__
 from snapshotter.cache.store import BlobStore
 from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.mounts.table import Mounts
+from snapshotter.registry.client import Registry
 from snapshotter.sockets import listen_unix
 from snapshotter.wsgi import WsgiServer
 
@@ -24,8 +25,8 @@ Status = Callable[[], dict[str, Any]]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
-def status_of(store: BlobStore, fetcher: Fetcher, mounts: Mounts) -> Status:
-    """A function that describes these three as they are when it is called.
+def status_of(store: BlobStore, fetcher: Fetcher, mounts: Mounts, registry: Registry) -> Status:
+    """A function that describes these four as they are when it is called.
 
     Sizes in bytes, times in seconds; ``present_bytes`` counts what is on this
     node's disk of each model, each blob once.
@@ -42,6 +43,7 @@ def status_of(store: BlobStore, fetcher: Fetcher, mounts: Mounts) -> Status:
             "fetched_bytes": fetcher.stats.fetched_bytes,
             "requests": fetcher.stats.requests,
             "rate_bytes_per_second": fetcher.stats.rate(),
+            "hosts": registry.describe(),
             "models": [mounted.describe() for mounted in mounts.mounted()],
         }
 

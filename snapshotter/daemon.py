@@ -92,7 +92,7 @@ def running(config: Config) -> Iterator[None]:
                 serves=named_in_hosts(config.mirror.address, config.registry.certs_d),
             )
             stack.callback(mirror.stop)
-        api = ApiServer(config.api_address, status_of(store, fetcher, mounts))
+        api = ApiServer(config.api_address, status_of(store, fetcher, mounts, registry))
         stack.callback(api.stop)
         api.start()
         # Last up, first down: containerd must never meet a half-built daemon.

@@ -68,6 +68,12 @@ def _show(answer: dict[str, Any], console: Console) -> None:
         f"fetched {format_size(answer['fetched_bytes'])} "
         f"at {format_size(answer['rate_bytes_per_second'])}/s"
     )
+    for host in answer["hosts"]:
+        if host["state"] != "ok":
+            console.print(
+                f"{host['host']} is {host['state']} after {host['failures']} failures in a row, "
+                f"asked again in {host['asked_again_in_seconds']:.0f} s: {host['last_error']}"
+            )
     if not answer["models"]:
         console.print("no model is mounted")
         return

@@ -29,7 +29,8 @@ from snapshotter.fetch.streams import Run
 from snapshotter.fetch.verifier import Verifier
 from snapshotter.fetch.worker import PIECE, Worker, from_cache, hand_over
 from snapshotter.registry.blobs import BlobOrigin, RangeBody
-from snapshotter.registry.errors import RegistryError
+from snapshotter.registry.errors import Busy, RegistryError
+from snapshotter.throttle import Throttle
 
 if TYPE_CHECKING:
     from snapshotter.artifact.digest import Digest
@@ -68,6 +69,7 @@ class Fetcher:
         self._downloads: WeakValueDictionary[Digest, Download] = WeakValueDictionary()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
+        self._told = Throttle()
         self._idle = 0
         self._closed = False
         self._local = threading.local()
@@ -314,36 +316,48 @@ class Fetcher:
         download = flight.download
         asked = getattr(error, "retry_after", None)
         with self._lock:
-            delay = backoff(self._options, download.failures, asked, random.random())
+            if isinstance(error, Busy):
+                delay = error.retry_after or 0.0
+            else:
+                delay = backoff(self._options, download.failures, asked, random.random())
             failed = self._state.ended(flight, error, delay, time.monotonic())
             closed = self._closed
-        if error is not None and not closed:
-            level = log.warning if failed or download.failures == 1 else log.debug
-            level(
-                "range failed",
-                blob=flight.model.origins[download].name,
-                start=flight.start,
-                end=flight.end,
-                error=str(error),
-                failures=download.failures,
-                failed_reads=len(failed),
-                next_attempt_in=round(delay, 1),
-            )
+        # Reads that fail are told of where their file is known.
+        if error is not None and not closed and not failed and not isinstance(error, Busy):
+            self._tell(flight, error, delay)
         for read in failed:
             failure = FetchError(str(error))
             failure.__cause__ = error
             hand_over(read, failure)
 
+    def _tell(self, flight: Flight, error: Exception, delay: float) -> None:
+        """One line for all failures of one kind at a host: a storm has thousands."""
+        kind = getattr(error, "host", ""), type(error), getattr(error, "status", None)
+        kept_back = self._told.admit(kind)
+        if kept_back is not None:
+            log.info(
+                "range failed, trying again",
+                blob=flight.model.origins[flight.download].name,
+                start=flight.start,
+                end=flight.end,
+                error=str(error),
+                next_attempt_in=round(delay, 1),
+                alike_not_logged=kept_back,
+            )
+
     def _fail_late(self, expired: list[Read]) -> None:
         for read in expired:
-            failure = FetchError(
-                f"{read.model.origins[read.download].name}: bytes {read.start}-{read.end - 1} "
-                f"did not come within {self._options.read_deadline:g} s; "
-                f"last error: {read.download.last_error or 'none, the registry is too slow'}"
-            )
-            failure.__cause__ = read.download.last_error
-            log.warning("a read failed", error=str(failure))
-            hand_over(read, failure)
+            hand_over(read, self._late(read))
+
+    def _late(self, read: Read) -> FetchError:
+        last = read.download.last_error
+        failure = FetchError(
+            f"{read.model.origins[read.download].name}: bytes {read.start}-{read.end - 1} "
+            f"did not come within {self._options.read_deadline:g} s; "
+            f"last error: {last or 'none, the registry is too slow'}"
+        )
+        failure.__cause__ = last
+        return failure
 
     # Verification
 

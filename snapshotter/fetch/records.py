@@ -80,6 +80,8 @@ class Download:
     failures: int = 0
     """Requests failed in a row."""
     last_error: Exception | None = None
+    exhausted: bool = False
+    """A read has waited for its whole deadline, and nothing came since."""
     demand_at: float = 0
     """Time before which nothing is asked for, after a temporary failure."""
     stream_at: float = 0

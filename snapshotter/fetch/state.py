@@ -16,6 +16,7 @@ from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.pace import Pace
 from snapshotter.fetch.records import Download, Flight, LoadedModel, Range, Read
 from snapshotter.fetch.streams import Run, follow, is_sequential
+from snapshotter.registry.errors import Busy, LeftAlone
 
 MAX_STREAMS = 1024
 """Streams remembered for one blob."""
@@ -140,6 +141,7 @@ class State:
             if read.deadline > now:
                 break
             expired.append(read)
+            read.download.exhausted = True
         return [self.drop(read) for read in expired]
 
     # Flights
@@ -191,6 +193,7 @@ class State:
         download.in_flight.remove(start, min(end, flight.end))
         if end >= flight.end or end - flight.start >= self.options.grain:
             download.failures = 0
+            download.exhausted = False
             self.backing_off.pop(download, None)
             download.demand_at = download.stream_at = 0
         ready = []
@@ -222,20 +225,41 @@ class State:
         download.in_flight.remove(*rest)
         touched = [read for read in download.reads if read.start < rest[1] and rest[0] < read.end]
         failed = []
-        if error is not None:
+        if isinstance(error, Busy):  # nobody's failure: the host is at the limits configured
+            download.stream_at = max(download.stream_at, now + delay)
+            download.demand_at = max(download.demand_at, now + delay)
+            self.backing_off[download] = None
+        elif error is not None:
             download.failures += 1
             download.last_error = error
             download.stream_at = max(download.stream_at, now + delay)
             self.backing_off[download] = None
             if getattr(error, "temporary", False):
                 download.demand_at = max(download.demand_at, now + delay)
-            else:
+            if not getattr(error, "temporary", False):
                 # Another model may reach the same blob where this one may not.
                 failed = [self.drop(read) for read in touched if read.model is flight.model]
-                touched = [read for read in touched if read.model is not flight.model]
+            elif download.exhausted:
+                failed = self._in_vain(flight, error, now)
+            touched = [read for read in touched if read not in failed]
         for read in touched:
             read.pending = True
         return failed
+
+    def _in_vain(self, flight: Flight, error: Exception, now: float) -> list[Read]:
+        """Take out the reads for which, after others waited too long, one attempt is enough.
+
+        The kernel lets readers of one page through one after the other, each with a read
+        of its own: a whole deadline for each of them would have no end. An attempt
+        that somebody else made at the host counts as well.
+        """
+        tried_at = error.failed_at if isinstance(error, LeftAlone) else now
+        waited = self.options.read_deadline
+        return [
+            self.drop(read)
+            for read in list(flight.download.reads)
+            if read.model is flight.model and read.deadline - waited <= tried_at
+        ]
 
     def next_event(self, now: float) -> float:
         """Seconds until time alone may change what to do; infinite when it never will."""

@@ -30,11 +30,13 @@ from snapshotter.mounts.iomode import IoModes
 from snapshotter.mounts.loader import Model
 from snapshotter.mounts.options import MountOptions
 from snapshotter.mounts.prefetch import Prefetch
+from snapshotter.throttle import Throttle
 
 log = structlog.get_logger(__name__)
 
 FILESYSTEM = "modelpack"
 """Shown by mount(8) as type ``fuse.modelpack``."""
+_told = Throttle()
 _handles = itertools.count(1)
 """File handles, never used twice: the fetcher tells streams apart by them."""
 
@@ -220,14 +222,7 @@ class Serving:
 
         def deliver(result: ReadResult) -> None:
             if isinstance(result, FetchError):
-                log.warning(
-                    "read failed",
-                    model=str(self.model.ref),
-                    file=source.path,
-                    offset=request.offset,
-                    size=request.size,
-                    error=str(result),
-                )
+                self._tell(source, request, result)
                 request.fail(errno.EIO)
             else:
                 request.reply(*result)
@@ -240,6 +235,20 @@ class Serving:
             request.fh,
             deliver,
         )
+
+    def _tell(self, source: Source, request: ReadRequest, error: FetchError) -> None:
+        """One line for all reads that failed for one reason: a storm has thousands."""
+        kept_back = _told.admit(error.kind)
+        if kept_back is not None:
+            log.warning(
+                "read failed",
+                model=str(self.model.ref),
+                file=source.path,
+                offset=request.offset,
+                size=request.size,
+                error=str(error),
+                alike_not_logged=kept_back,
+            )
 
 
 def _state(blobs: Iterable[Blob]) -> str:
