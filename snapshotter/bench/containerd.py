@@ -18,6 +18,7 @@ from pathlib import Path
 from snapshotter.artifact.digest import digest_of
 from snapshotter.artifact.mediatypes import OCI_MANIFEST
 from snapshotter.bench.case import Contender, Sample
+from snapshotter.bench.children.calls import NAMESPACE
 from snapshotter.bench.contenders import sample_of
 from snapshotter.bench.errors import BenchError, Unavailable
 from snapshotter.bench.published import Published, PublishedFile
@@ -29,7 +30,6 @@ from snapshotter.pack.record import BuildStore
 from snapshotter.registry.reference import Reference
 
 ORDINARY = "overlayfs"
-_NAMESPACE = "modelpack-bench"
 _USUAL = "/run/containerd/containerd.sock"
 _SECONDS = 1800
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -45,7 +45,7 @@ class Ctr:
 
     def __call__(self, *arguments: str) -> str:
         """What it printed. Raises :class:`BenchError` with what it complained of last."""
-        command = ["ctr", "--address", self.address, "--namespace", _NAMESPACE, *arguments]
+        command = ["ctr", "--address", self.address, "--namespace", NAMESPACE, *arguments]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=_SECONDS
         )
@@ -53,6 +53,20 @@ class Ctr:
             said = done.stderr.strip().splitlines()
             raise BenchError(f"{' '.join(command)}: {said[-1] if said else done.returncode}")
         return done.stdout
+
+    def lease(self) -> str:
+        """A lease that keeps what is made under it until :meth:`leave`."""
+        return self("leases", "create").strip()
+
+    def leave(self) -> None:
+        """Empty our namespace, whatever was left in it by an end half way, and remove it."""
+        if NAMESPACE not in self("namespaces", "ls", "-q").split():
+            return
+        self.lease()  # one at least, for its deletion brings the garbage collection
+        if images := self("images", "ls", "-q").split():
+            self("images", "rm", *images)
+        self("leases", "delete", "--sync", *self("leases", "ls", "-q").split())
+        self("namespaces", "remove", NAMESPACE)
 
 
 def find_containerd(address: str) -> Ctr:
@@ -101,6 +115,15 @@ def pull_then_read(
         "files, one uncompressed layer each; then the same reads",
         run,
     )
+
+
+@contextmanager
+def visiting(ctr: Ctr) -> Iterator[None]:
+    """Afterwards nothing of ours is left in that containerd."""
+    try:
+        yield
+    finally:
+        ctr.leave()
 
 
 @contextmanager

@@ -24,7 +24,14 @@ from snapshotter.bench.errors import BenchError
 from snapshotter.bench.node import Node
 from snapshotter.bench.origins import DockerRegistry, OwnOrigin, start_registry
 from snapshotter.bench.process import Child
-from snapshotter.bench.published import Published, of_manifest, publish, publish_sparse
+from snapshotter.bench.published import (
+    Published,
+    of_manifest,
+    publish,
+    publish_hollow,
+    publish_sparse,
+)
+from snapshotter.bench.roundtrip import measure_round_trip
 from snapshotter.bench.settings import GIB, Settings
 from snapshotter.config import parse_config
 from snapshotter.images.resolve import resolve_model
@@ -34,6 +41,7 @@ from snapshotter.registry.reference import Reference
 _T = TypeVar("_T")
 _SPARE = 2 * GIB
 _SHARDS = 4
+_LAYERS, _HIDDEN = 32, 4096
 
 
 class Stage:
@@ -51,6 +59,7 @@ class Stage:
         self._forwarders: dict[tuple[str, float], Child] = {}
         self._registry: DockerRegistry | OwnOrigin | None = None
         self._own: OwnOrigin | None = None
+        self._round_trips: dict[str, float] = {}
         self._counter = 0
 
     def __enter__(self) -> Self:
@@ -141,6 +150,18 @@ class Stage:
             self._models[name] = publish_sparse(size, self.own, self.directory / "models")
         return self._models[name]
 
+    def decoder(self) -> Published:
+        """A decoder of 15 GiB in four shards, of zeros that take no disk, smaller where less than
+        the usual size was asked for; or the model of ``--reference``."""
+        if self.settings.reference:
+            return self._foreign()
+        if "decoder" not in self._models:
+            hidden = _HIDDEN if self._size >= Settings().size else _HIDDEN // 8
+            directory = self.directory / "models" / "decoder"
+            models.write_hollow(directory, models.decoder(_LAYERS, hidden), _SHARDS)
+            self._models["decoder"] = publish_hollow(directory, "decoder", self.own)
+        return self._models["decoder"]
+
     def reference(self, model: Published, rtt: float) -> str:
         """What to mount, so that it is ``rtt`` seconds away."""
         separator = "" if model.tag.startswith("@") else ":"
@@ -149,6 +170,17 @@ class Stage:
     def url(self, model: Published, digest: str, rtt: float) -> str:
         """For downloaders that know HTTP only."""
         return f"http://{self._address(model, rtt)}/v2/{model.repository}/blobs/{digest}"
+
+    def round_trip(self, model: Published, rtt: float) -> float:
+        """Seconds a request for one byte takes on a connection that is open: ``rtt`` and what
+        forwarder, registry and client add."""
+        if not model.loopback:
+            raise BenchError("only round trips to a registry of ours can be measured")
+        address = self._address(model, rtt)
+        if address not in self._round_trips:
+            path = f"/v2/{model.repository}/blobs/{model.largest.digest}"
+            self._round_trips[address] = measure_round_trip(address, path)
+        return self._round_trips[address]
 
     def forwarder(self, target: str, rtt: float) -> Child:
         """A forwarder to ``target`` (HOST:PORT); ``ask()`` gives its address and counts."""

@@ -24,7 +24,7 @@ from snapshotter.bench.html import render
 from snapshotter.bench.results import CaseResult, Report, encode
 from snapshotter.bench.runner import run
 from snapshotter.bench.settings import MIB, Settings
-from snapshotter.bench.terminal import case_table, closing, heading
+from snapshotter.bench.terminal import case_table, closing, goals_table, heading
 from snapshotter.cli.options import Settings as CliSettings
 from snapshotter.units import ByteSize
 
@@ -196,6 +196,7 @@ def _finish(
 ) -> None:
     console.print()
     console.print(heading(report))
+    console.print(goals_table(report))
     console.print(closing(report))
     for path, data in ((json_file, encode), (html_file, render)):
         if path is not None:
