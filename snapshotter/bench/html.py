@@ -107,8 +107,9 @@ def _goals(report: Report) -> str:
     for goal in report.goals:
         kind, word = _REACHED[goal.reached]
         rows.append(
-            f"<tr><td>{escape(_capital(goal.what))}</td><td>{escape(goal.wanted)}</td>"
-            f"<td><b>{escape(goal.measured)}</b></td>"
+            f'<tr><td class="what">{escape(_capital(goal.what))}</td>'
+            f'<td class="short">{escape(goal.wanted)}</td>'
+            f'<td class="short"><b>{escape(goal.measured)}</b></td>'
             f'<td><span class="verdict {kind}">{word}</span></td>'
             f'<td class="how">{escape(goal.where)}</td></tr>'
         )

@@ -17,10 +17,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from fuse.mount import MountError as FuseMountError
-from fuse.mount import fuse_mounts, unmount
+from fuse.mount import unmount
 from snapshotter.artifact.layout import tar_layers
 from snapshotter.bench import models
 from snapshotter.bench.errors import BenchError
+from snapshotter.bench.machine import mounted_below
 from snapshotter.bench.node import Node
 from snapshotter.bench.origins import DockerRegistry, OwnOrigin, start_registry
 from snapshotter.bench.process import Child
@@ -202,7 +203,7 @@ class Stage:
         try:
             yield directory
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            self._take_away(directory)
 
     @contextmanager
     def node(self, config: Mapping[str, Any] | None = None) -> Iterator[Node]:
@@ -273,13 +274,17 @@ class Stage:
             )
 
     def _remove(self) -> None:
-        for left in reversed(fuse_mounts()):
-            if left.mount_point.is_relative_to(self.directory):
-                try:
-                    unmount(left.mount_point, lazy=True)
-                except FuseMountError as error:
-                    self.say(f"still mounted: {error}")
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._take_away(self.directory)
+
+    def _take_away(self, directory: Path) -> None:
+        """Delete it, but nothing that is mounted there: that may be somebody else's."""
+        for point in mounted_below(directory):
+            try:
+                unmount(point, lazy=True)
+            except FuseMountError as error:
+                self.say(f"still mounted: {error}")
+        if not mounted_below(directory):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,13 +106,14 @@ class _RoundTrips(click.ParamType[tuple[float, ...]]):
     "--against",
     multiple=True,
     metavar="NAME",
-    help="A further snapshotter of the node's containerd as a baseline of cold-whole; repeatable.",
+    help="A further snapshotter of the node's containerd as a baseline of cold-whole and "
+    "snapshots; repeatable.",
 )
 @click.option(
     "--containerd",
     default="",
     metavar="ADDRESS",
-    help="Socket of the containerd that is the baseline of cold-whole.  "
+    help="Socket of the containerd that is a baseline.  "
     "[default: /run/containerd/containerd.sock where it exists]",
 )
 @click.option(
