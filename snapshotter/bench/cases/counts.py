@@ -103,7 +103,7 @@ def _sparse(stage: Stage) -> Plan:
     def trial(name: str, streams: Streams, *, mapped: bool) -> Trial:
         job = Job(streams, block=MIB, mapped=mapped)
         return Trial(
-            f"{name}, by {'page faults' if mapped else 'read'}",
+            f"{name}, {'mapped' if mapped else 'by read'}",
             "fetched_ratio",
             [through_mount(stage, model, files, job, config=_NO_BACKGROUND)],
             also=("needed_bytes", "fetched_bytes", "requests", "seconds"),
