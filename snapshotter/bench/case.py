@@ -42,6 +42,9 @@ class Trial:
     contenders: Sequence[Contender]
     also: Sequence[str] = ()
     group: str = ""
+    """Trials of one group share a plot."""
+    rtt: float = 0.0
+    """Seconds the registry is away."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,10 @@ from pathlib import Path
 from snapshotter.artifact.digest import digest_of
 from snapshotter.artifact.mediatypes import OCI_MANIFEST
 from snapshotter.bench.case import Contender, Sample
+from snapshotter.bench.children.calls import NAMESPACE
 from snapshotter.bench.contenders import sample_of
 from snapshotter.bench.errors import BenchError, Unavailable
+from snapshotter.bench.machine import mounted_below
 from snapshotter.bench.published import Published, PublishedFile
 from snapshotter.bench.reading import Job, read
 from snapshotter.bench.stage import Stage
@@ -29,7 +31,6 @@ from snapshotter.pack.record import BuildStore
 from snapshotter.registry.reference import Reference
 
 ORDINARY = "overlayfs"
-_NAMESPACE = "modelpack-bench"
 _USUAL = "/run/containerd/containerd.sock"
 _SECONDS = 1800
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -42,10 +43,12 @@ class Ctr:
 
     address: str
     version: str
+    has_local: bool = False
+    """Whether its client can pull by itself, rather than by the transfer service."""
 
     def __call__(self, *arguments: str) -> str:
         """What it printed. Raises :class:`BenchError` with what it complained of last."""
-        command = ["ctr", "--address", self.address, "--namespace", _NAMESPACE, *arguments]
+        command = ["ctr", "--address", self.address, "--namespace", NAMESPACE, *arguments]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=_SECONDS
         )
@@ -53,6 +56,20 @@ class Ctr:
             said = done.stderr.strip().splitlines()
             raise BenchError(f"{' '.join(command)}: {said[-1] if said else done.returncode}")
         return done.stdout
+
+    def lease(self) -> str:
+        """A lease that keeps what is made under it until :meth:`leave`."""
+        return self("leases", "create").strip()
+
+    def leave(self) -> None:
+        """Empty our namespace, whatever was left in it by an end half way, and remove it."""
+        if NAMESPACE not in self("namespaces", "ls", "-q").split():
+            return
+        self.lease()  # one at least, for its deletion brings the garbage collection
+        if images := self("images", "ls", "-q").split():
+            self("images", "rm", *images)
+        self("leases", "delete", "--sync", *self("leases", "ls", "-q").split())
+        self("namespaces", "remove", NAMESPACE)
 
 
 def find_containerd(address: str) -> Ctr:
@@ -70,7 +87,8 @@ def find_containerd(address: str) -> Ctr:
         )
     said = Ctr(address, "")("version")
     versions = [line.split()[-1] for line in said.splitlines() if "Version:" in line]
-    return Ctr(address, versions[-1] if versions else "unknown")
+    has_local = "--local" in Ctr(address, "")("images", "pull", "--help")
+    return Ctr(address, versions[-1] if versions else "unknown", has_local)
 
 
 def pull_then_read(
@@ -84,12 +102,15 @@ def pull_then_read(
 ) -> Contender:
     """``ctr images pull``, ``ctr images mount``, and then ``job``."""
 
+    # containerd's transfer service unpacks for snapshotters of its configuration only.
+    local = ["--local"] if snapshotter != ORDINARY and ctr.has_local else []
+
     def run() -> Sample:
         image = _ordinary_image(stage, model)
         name = stage.reference(image, rtt)
         with stage.scratch() as directory, _forgotten(ctr, name, snapshotter, directory):
             started = time.monotonic()
-            ctr("images", "pull", "--plain-http", "--snapshotter", snapshotter, name)
+            ctr("images", "pull", *local, "--plain-http", "--snapshotter", snapshotter, name)
             ctr("images", "mount", "--snapshotter", snapshotter, name, str(directory))
             pulled = time.monotonic() - started
             reading = read([directory / file.path for file in files], job)
@@ -97,10 +118,20 @@ def pull_then_read(
 
     return Contender(
         f"containerd {snapshotter}",
-        f"containerd {ctr.version}: ctr images pull and mount of an ordinary image with the same "
+        f"containerd {ctr.version}: {' '.join(['ctr images pull', *local])} and mount of an "
+        "ordinary image with the same "
         "files, one uncompressed layer each; then the same reads",
         run,
     )
+
+
+@contextmanager
+def visiting(ctr: Ctr) -> Iterator[None]:
+    """Afterwards nothing of ours is left in that containerd."""
+    try:
+        yield
+    finally:
+        ctr.leave()
 
 
 @contextmanager
@@ -109,7 +140,7 @@ def _forgotten(ctr: Ctr, name: str, snapshotter: str, directory: Path) -> Iterat
     try:
         yield
     finally:
-        if os.path.ismount(directory):
+        if mounted_below(directory):
             ctr("images", "unmount", "--rm", "--snapshotter", snapshotter, str(directory))
         if name in ctr("images", "ls", "-q").split():
             ctr("images", "rm", "--sync", name)

@@ -46,7 +46,6 @@ def through_mount(
     processes: int = 1,
     config: Mapping[str, Any] | None = None,
     from_mount: bool = False,
-    needed: int | None = None,
     name: str = OURS,
 ) -> Contender:
     """A fresh node with an empty cache mounts ``model``, and ``job`` is read through it.
@@ -60,7 +59,7 @@ def through_mount(
             reading = read([directory / file.path for file in files], job, processes)
         zero = node.mount_started if from_mount else reading.started
         sample = sample_of(reading, zero)
-        sample.measures |= cost.measures(needed or total(job.streams))
+        sample.measures |= cost.measures(total(job.streams))
         return sample
 
     start = "time from the mount on" if from_mount else "time from open on, after the mount"

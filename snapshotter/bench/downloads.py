@@ -130,12 +130,17 @@ def one_stream(model: Published) -> Downloader:
 
 def parallel(model: Published) -> Downloader:
     """aria2c where it is installed and can reach the registry by itself, else our own."""
-    if model.loopback and shutil.which("aria2c"):
-        how = f"aria2c -x{_CONNECTIONS} -s{_CONNECTIONS} -k1M --file-allocation=none"
-        return Downloader("aria2c", how, "aria2c", _CONNECTIONS)
-    why = "aria2c is not on PATH" if model.loopback else "the registry needs our client"
-    how = f"our own downloader, {_CONNECTIONS} connections, ranges of 8 MiB ({why})"
-    return Downloader("parallel download", how, "", _CONNECTIONS)
+    return every_parallel(model)[0]
+
+
+def every_parallel(model: Published) -> list[Downloader]:
+    """aria2c where it is installed and can reach the registry by itself, and our own."""
+    how = f"our own downloader, {_CONNECTIONS} connections, ranges of 8 MiB"
+    own = Downloader("parallel download", how, "", _CONNECTIONS)
+    if not (model.loopback and shutil.which("aria2c")):
+        return [own]
+    how = f"aria2c -x{_CONNECTIONS} -s{_CONNECTIONS} -k1M --file-allocation=none"
+    return [Downloader("aria2c", how, "aria2c", _CONNECTIONS), own]
 
 
 def local(stage: Stage, model: Published, file: PublishedFile) -> Path:

@@ -34,7 +34,8 @@ def render(report: Report) -> bytes:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>modelpack bench, {escape(report.started)}</title>"
         f"<style>\n{style}</style></head><body><main>"
-        f'{_heading(report)}<nav class="tiles">{tiles}</nav>{sections}{_footer(report)}'
+        f'{_heading(report)}<nav class="tiles">{tiles}</nav>'
+        f"{_goals(report)}{sections}{_footer(report)}"
         "</main></body></html>\n"
     ).encode()
 
@@ -93,6 +94,33 @@ def _tile(case: CaseResult) -> str:
         f'<a class="tile {found.verdict}" href="#{case.name}"><span class="name">'
         f"{escape(case.title)}</span><b>{escape(found.value)}</b>"
         f'<span class="caption">{escape(found.caption)}</span></a>'
+    )
+
+
+_REACHED = {True: ("good", "reached"), False: ("bad", "not reached"), None: ("", "not measured")}
+
+
+def _goals(report: Report) -> str:
+    if not report.goals:
+        return ""
+    rows = []
+    for goal in report.goals:
+        kind, word = _REACHED[goal.reached]
+        rows.append(
+            f'<tr><td class="what">{escape(_capital(goal.what))}</td>'
+            f'<td class="short">{escape(goal.wanted)}</td>'
+            f'<td class="short"><b>{escape(goal.measured)}</b></td>'
+            f'<td><span class="verdict {kind}">{word}</span></td>'
+            f'<td class="how">{escape(goal.where)}</td></tr>'
+        )
+    reached = sum(goal.reached is True for goal in report.goals)
+    return (
+        '<section id="goals"><header><h2>Goals</h2></header>'
+        f"<p>{reached} of {len(report.goals)} reached. "
+        '<span class="soft">They are for 2 CPUs and a registry on loopback; the worst of all '
+        "trials that a goal speaks of counts.</span></p>"
+        '<div class="scroll"><table><tr><th>what</th><th>wanted</th><th>worst measured</th>'
+        f"<th></th><th>where</th></tr>{''.join(rows)}</table></div></section>"
     )
 
 

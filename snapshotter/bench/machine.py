@@ -48,6 +48,16 @@ def file_system(directory: Path) -> str:
     return found
 
 
+def mounted_below(directory: Path) -> list[Path]:
+    """Mount points at and below ``directory``, the youngest first; from mountinfo.
+
+    os.path.ismount() would not see a bind mount within one file system.
+    """
+    text = Path("/proc/self/mountinfo").read_text()
+    points = [Path(line.split()[4]) for line in text.splitlines()]
+    return [point for point in reversed(points) if point.is_relative_to(directory)]
+
+
 def can_drop_caches() -> bool:
     """Whether the whole page cache can be emptied: as root, where /proc/sys is writable."""
     return os.access(_DROP, os.W_OK)

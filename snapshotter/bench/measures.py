@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from snapshotter.bench.statistics import percentile
 from snapshotter.units import format_size
 
 Better = Literal["more", "less", "one"]
@@ -34,16 +36,28 @@ class Measure:
 _ALL = (
     Measure("seconds", "time", "s", "less", "in {}"),
     Measure("rate", "throughput", "B/s", "more", "{}"),
+    Measure("beyond_two_rtts", "time beyond two round trips", "s", "less", "2 rtt + {}"),
     Measure("latency", "median latency", "s", "less", "median {}"),
+    Measure("latency_p90", "latency, 90th percentile", "s", "less", "p90 {}"),
     Measure("latency_p99", "latency, 99th percentile", "s", "less", "p99 {}"),
     Measure("beyond_rtt", "median latency beyond one round trip", "s", "less", "rtt + {}"),
+    Measure("round_trip", "round trip as measured", "s", "less", "round trip {}"),
+    Measure("needed_bytes", "bytes needed", "B", "less", "needed {}"),
     Measure("fetched_ratio", "bytes fetched / needed", "x", "one", "fetched {} x"),
     Measure("fetched_bytes", "bytes fetched", "B", "less", "fetched {}"),
     Measure("fetched_each", "bytes fetched for each read", "B", "less", "{} each"),
     Measure("requests", "ranged requests", "1", "less", "{} requests"),
+    Measure("calls", "calls", "1", "more", "{} calls"),
     Measure("bytes", "bytes read", "B", "more", "read {}"),
     Measure("cpu_per_gib", "CPU for each GiB", "s", "less", "CPU {}/GiB"),
     Measure("user_per_gib", "user CPU for each GiB", "s", "less", "user {}/GiB"),
+    Measure(
+        "user_unverified",
+        "user CPU for each GiB, without verification",
+        "s",
+        "less",
+        "user without verification {}/GiB",
+    ),
     Measure("system_per_gib", "system CPU for each GiB", "s", "less", "system {}/GiB"),
     Measure("reader_per_gib", "the reader's own CPU for each GiB", "s", "less", "reader {}/GiB"),
     Measure("rss_anon", "anonymous memory, peak", "B", "less", "RssAnon {}"),
@@ -52,6 +66,16 @@ _ALL = (
     Measure("download_seconds", "of which download", "s", "less", "download {}"),
 )
 MEASURES = {measure.key: measure for measure in _ALL}
+
+
+LATENCIES = ("latency", "latency_p90", "latency_p99")
+
+
+def latencies_of(seconds: Sequence[float]) -> dict[str, float]:
+    """:data:`LATENCIES` of ``seconds``, of which there must be some."""
+    ordered = sorted(seconds)
+    shares = (0.5, 0.9, 0.99)
+    return {key: percentile(ordered, share) for key, share in zip(LATENCIES, shares, strict=True)}
 
 
 def format_value(value: float, unit: str) -> str:

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from snapshotter.tensors.index import drive
 from snapshotter.tensors.safetensors import index_safetensors
@@ -35,6 +36,14 @@ class Tensor:
         for dimension in self.shape:
             count *= dimension
         return count
+
+
+class Stored(NamedTuple):
+    """A tensor in a file."""
+
+    offset: int
+    size: int
+    name: str
 
 
 def tensors_of(size: int, prefix: str) -> list[Tensor]:
@@ -61,6 +70,44 @@ def tensors_of(size: int, prefix: str) -> list[Tensor]:
         layer += 1
 
 
+def decoder(layers: int, hidden: int) -> list[Tensor]:
+    """A dense decoder with the proportions of Llama 3 8B, which has 32 layers and 4096 hidden.
+
+    There a matrix has 8 to 112 MiB, a norm 8 KiB, and a layer nine tensors and 416 MiB.
+    """
+    vocabulary = 32 * hidden
+    found = [Tensor("model.embed_tokens.weight", (vocabulary, hidden))]
+    for layer in range(layers):
+        name = f"model.layers.{layer}"
+        found += [
+            Tensor(f"{name}.input_layernorm.weight", (hidden,)),
+            Tensor(f"{name}.mlp.down_proj.weight", (hidden, hidden * 7 // 2)),
+            Tensor(f"{name}.mlp.gate_proj.weight", (hidden * 7 // 2, hidden)),
+            Tensor(f"{name}.mlp.up_proj.weight", (hidden * 7 // 2, hidden)),
+            Tensor(f"{name}.post_attention_layernorm.weight", (hidden,)),
+            Tensor(f"{name}.self_attn.k_proj.weight", (hidden // 4, hidden)),
+            Tensor(f"{name}.self_attn.o_proj.weight", (hidden, hidden)),
+            Tensor(f"{name}.self_attn.q_proj.weight", (hidden, hidden)),
+            Tensor(f"{name}.self_attn.v_proj.weight", (hidden // 4, hidden)),
+        ]
+    return [
+        *found,
+        Tensor("lm_head.weight", (vocabulary, hidden)),
+        Tensor("model.norm.weight", (hidden,)),
+    ]
+
+
+def split(tensors: Sequence[Tensor], shards: int) -> list[list[Tensor]]:
+    """Into ``shards`` of about the same size, in order, none empty where there are enough."""
+    share = sum(tensor.size for tensor in tensors) / shards
+    found: list[list[Tensor]] = [[] for _ in range(shards)]
+    total = 0
+    for tensor in tensors:
+        found[min(shards - 1, int(total / share))].append(tensor)
+        total += tensor.size
+    return found
+
+
 def write_sharded(directory: Path, size: int, shards: int) -> None:
     """``shards`` safetensors files of equal size, their index and the small files beside them."""
     directory.mkdir(parents=True)
@@ -73,6 +120,14 @@ def write_sharded(directory: Path, size: int, shards: int) -> None:
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     _write_small_files(directory)
+
+
+def write_hollow(directory: Path, tensors: Sequence[Tensor], shards: int) -> None:
+    """``shards`` safetensors files that take no disk, and nothing else."""
+    directory.mkdir(parents=True)
+    for number, part in enumerate(split(tensors, shards), start=1):
+        name = f"model-{number:05}-of-{shards:05}.safetensors"
+        write_hollow_safetensors(directory / name, part)
 
 
 def write_single(directory: Path, size: int) -> None:
@@ -100,6 +155,23 @@ def write_many(directory: Path, count: int) -> None:
 
 def write_safetensors(path: Path, tensors: Sequence[Tensor]) -> None:
     """https://huggingface.co/docs/safetensors: length of the header, JSON header, data."""
+    head, size = _safetensors_header(tensors)
+    with path.open("wb") as file:
+        file.write(head)
+        for piece in _noise(size):
+            file.write(piece)
+
+
+def write_hollow_safetensors(path: Path, tensors: Sequence[Tensor]) -> None:
+    """As :func:`write_safetensors`, but of zeros that take no disk."""
+    head, size = _safetensors_header(tensors)
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + size)
+
+
+def _safetensors_header(tensors: Sequence[Tensor]) -> tuple[bytes, int]:
+    """The header with its length, and the size of the data behind it."""
     offset = 0
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     for tensor in tensors:
@@ -108,14 +180,11 @@ def write_safetensors(path: Path, tensors: Sequence[Tensor]) -> None:
         offset += tensor.size
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(raw)) + raw)
-        for piece in _noise(offset):
-            file.write(piece)
+    return struct.pack("<Q", len(raw)) + raw, offset
 
 
-def read_tensors(path: Path) -> list[tuple[int, int]]:
-    """Offset in the file and length of each tensor of a safetensors file, in file order."""
+def read_tensors(path: Path) -> list[Stored]:
+    """The tensors of a safetensors file that have bytes, in file order."""
     with path.open("rb") as file:
 
         def read(offset: int, length: int) -> bytes:
@@ -123,7 +192,8 @@ def read_tensors(path: Path) -> list[tuple[int, int]]:
             return file.read(length)
 
         index = drive(index_safetensors(path.stat().st_size, str(path)), read)
-    return [(tensor.offset, tensor.size) for tensor in index.tensors if tensor.size]
+    found = (Stored(each.offset, each.size, each.name) for each in index.tensors)
+    return sorted(tensor for tensor in found if tensor.size)
 
 
 _GGUF_ALIGNMENT = 32

@@ -24,6 +24,8 @@ class Cost:
 
     user: float = 0.0
     system: float = 0.0
+    verifying: float = 0.0
+    """User CPU seconds of hashing, part of ``user``."""
     switches: int = 0
     rss_anon: int = 0
     fetched_bytes: int = 0
@@ -33,10 +35,12 @@ class Cost:
         """As measures of a sample; ``needed``: bytes that its readers wanted at least once."""
         gib = max(needed, 1) / GIB
         return {
+            "needed_bytes": needed,
             "fetched_bytes": self.fetched_bytes,
             "fetched_ratio": self.fetched_bytes / max(needed, 1),
             "requests": self.requests,
             "user_per_gib": self.user / gib,
+            "user_unverified": (self.user - self.verifying) / gib,
             "system_per_gib": self.system / gib,
             "cpu_per_gib": (self.user + self.system) / gib,
             "switches_per_gib": self.switches / gib,
@@ -76,7 +80,7 @@ class Node:
         with Watch(lambda: rss_anon_of(self._child.pid), _RSS_INTERVAL) as watch:
             yield cost
         after = self.stats()
-        for name in ("user", "system", "switches", "fetched_bytes", "requests"):
+        for name in ("user", "system", "verifying", "switches", "fetched_bytes", "requests"):
             setattr(cost, name, after[name] - before[name])
         cost.rss_anon = max(watch.seen)
 

@@ -6,9 +6,12 @@ A pattern is a list of streams; each is read by a thread of its own, span after 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TypeAlias
+
+from snapshotter.bench.models import Stored
 
 Span: TypeAlias = tuple[int, int, int]
 """Index of the file, offset, length in bytes."""
@@ -65,24 +68,49 @@ def scattered(size: int, block: int, count: int, seed: int = 1) -> Streams:
     return [[(0, place * block, min(block, size)) for place in places]]
 
 
-def some_tensors(
-    tensors: Sequence[Sequence[tuple[int, int]]], share: float, seed: int = 1
-) -> tuple[Streams, int]:
-    """About ``share`` of all bytes as whole tensors, and how many bytes that is.
+def some_tensors(tensors: Sequence[Sequence[Stored]], share: float, seed: int = 1) -> Streams:
+    """About ``share`` of all bytes as tensors from anywhere, at random, read in file order."""
+    return _some([[span] for span, _ in _spans(tensors)], share, seed)
 
-    ``tensors``: of each file, (offset, length) of each tensor. Chosen evenly at random and
-    read in file order, as somebody who wants one expert or one adapter does.
+
+def some_layers(tensors: Sequence[Sequence[Stored]], share: float, seed: int = 1) -> Streams:
+    """About ``share`` of all bytes as whole layers, or experts of layers where there are any.
+
+    At least one; read in file order. Tensors of no layer are left out.
     """
-    every = [(index, *tensor) for index, of_file in enumerate(tensors) for tensor in of_file]
-    goal = share * sum(length for _, _, length in every)
+    layers: dict[str, list[Span]] = {}
+    for span, name in _spans(tensors):
+        if match := _EXPERT.match(name) or _LAYER.match(name):
+            layers.setdefault(match[0], []).append(span)
+    goal = share * sum(tensor.size for of_file in tensors for tensor in of_file)
+    bytes_of_all = sum(_size(spans) for spans in layers.values())
+    return _some(list(layers.values()), goal / bytes_of_all, seed) if layers else [[]]
+
+
+_LAYER = re.compile(r".*?\b(?:layers|blk|h|blocks)\.\d+\.")
+_EXPERT = re.compile(_LAYER.pattern + r".*?\bexperts\.\d+\.")
+
+
+def _some(parts: Sequence[list[Span]], share: float, seed: int) -> Streams:
+    goal = share * sum(map(_size, parts))
     chosen: list[Span] = []
-    needed = 0
-    for span in random.Random(seed).sample(every, len(every)):
-        # Close to the goal: a tensor that overshoots by more than it brings nearer stays out.
-        if abs(needed + span[2] - goal) < abs(needed - goal):
-            chosen.append(span)
-            needed += span[2]
-    return [sorted(chosen)], needed
+    shuffled_parts = random.Random(seed).sample(parts, len(parts))
+    for spans in shuffled_parts:
+        # Close to the goal: what overshoots by more than it brings nearer stays out.
+        had = _size(chosen)
+        if abs(had + _size(spans) - goal) < abs(had - goal):
+            chosen += spans
+    return [sorted(chosen or shuffled_parts[0])]
+
+
+def _spans(tensors: Sequence[Sequence[Stored]]) -> Iterator[tuple[Span, str]]:
+    for index, of_file in enumerate(tensors):
+        for tensor in of_file:
+            yield (index, tensor.offset, tensor.size), tensor.name
+
+
+def _size(spans: Sequence[Span]) -> int:
+    return sum(length for _, _, length in spans)
 
 
 def total(streams: Streams) -> int:

@@ -66,32 +66,37 @@ def publish(
 
 
 def publish_sparse(size: int, origin: OwnOrigin, work: Path) -> Published:
-    """A model of one file of ``size`` zeros that takes no disk. Nobody can verify it: its digest
-    is of its size, not of its bytes."""
-    repository = f"bench/sparse-{size}"
-    work.mkdir(exist_ok=True)
-    path = work / f"sparse-{size}"
-    with path.open("wb") as file:
+    """A model of one file of ``size`` zeros that takes no disk."""
+    directory = work / f"sparse-{size}"
+    directory.mkdir(parents=True)
+    with (directory / "model.safetensors").open("wb") as file:
         file.truncate(size)
-    config, layer = _sparse(size)
-    manifest = manifest_json(config, [layer])
-    origin.serve(repository, manifest, [origin.keep(config), (layer.digest, str(path), size)])
-    files = (PublishedFile(layer.path, size, layer.digest),)
-    return Published(origin.address, repository, TAG, files, None, loopback=True)
+    return publish_hollow(directory, directory.name, origin)
 
 
-def _sparse(size: int) -> tuple[bytes, Layer]:
-    digest = digest_of(str(size).encode())
-    layer = Layer(
-        path="model.safetensors",
+def publish_hollow(directory: Path, name: str, origin: OwnOrigin) -> Published:
+    """A model of the weights in ``directory``, which nobody can verify: digests are of names and
+    sizes, not of bytes, for these may be many more than there are on the disk."""
+    layers = [_hollow(name, path) for path in sorted(directory.iterdir())]
+    config = config_json(ModelFacts(name=name), layers)
+    blobs = [(layer.digest, str(directory / layer.path), layer.size) for layer in layers]
+    repository = f"bench/{name}"
+    origin.serve(repository, manifest_json(config, layers), [origin.keep(config), *blobs])
+    files = tuple(PublishedFile(layer.path, layer.size, layer.digest) for layer in layers)
+    return Published(origin.address, repository, TAG, files, directory, loopback=True)
+
+
+def _hollow(name: str, path: Path) -> Layer:
+    size = path.stat().st_size
+    return Layer(
+        path=path.name,
         category=Category.WEIGHT,
         encoding=Encoding.RAW,
-        digest=digest,
+        digest=digest_of(f"{name}/{path.name}/{size}".encode()),
         size=size,
         file_size=size,
         mode=0o644,
     )
-    return config_json(ModelFacts(name="sparse"), [layer]), layer
 
 
 def of_manifest(reference: Reference, manifest: Manifest) -> Published:

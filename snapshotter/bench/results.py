@@ -61,6 +61,8 @@ class TrialResult(_Result, frozen=True, kw_only=True):
     """Measures worth showing beside it."""
     group: str = ""
     """Trials of one group share a plot."""
+    rtt: float = 0.0
+    """Seconds the registry was away."""
     contenders: list[ContenderResult] = []
     comparisons: list[ComparisonResult] = []
 
@@ -77,6 +79,21 @@ class CaseResult(_Result, frozen=True, kw_only=True):
     notes: list[str] = []
     """What a reader of the numbers must know, such as a baseline that was not there."""
     failed: str = ""
+
+
+class GoalResult(_Result, frozen=True, kw_only=True):
+    """Something that must be reached, and whether it was."""
+
+    what: str
+    wanted: str
+    measured: str
+    """For people; ``-`` where nothing was measured."""
+    value: float | None = None
+    """In the unit of ``measured``: seconds, bytes, times."""
+    reached: bool | None
+    """None: not measured."""
+    where: str
+    """The trial that was worst, or why there is no number."""
 
 
 class ForwarderResult(_Result, frozen=True, kw_only=True):
@@ -107,6 +124,7 @@ class Report(_Result, frozen=True, kw_only=True):
     caches: str = ""
     """What was done about page caches."""
     cases: list[CaseResult] = []
+    goals: list[GoalResult] = []
 
 
 def encode(report: Report) -> bytes:

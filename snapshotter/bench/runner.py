@@ -16,6 +16,7 @@ from snapshotter.bench import machine, statistics
 from snapshotter.bench.case import Case, Contender, Sample, Trial
 from snapshotter.bench.ceiling import measure_ceiling
 from snapshotter.bench.errors import BenchError
+from snapshotter.bench.goals import judge
 from snapshotter.bench.measures import MEASURES
 from snapshotter.bench.results import (
     CaseResult,
@@ -88,6 +89,7 @@ def run(
     return msgspec.structs.replace(
         report,
         cases=results,
+        goals=judge(results),
         forwarder=ceilings,
         origin=origin,
         machine=described,
@@ -112,7 +114,10 @@ def run_case(case: Case, stage: Stage, repeat: int, progress: Progress) -> CaseR
         log.debug("a case failed", case=case.name, exc_info=True)
         failed = str(error)
     finally:
-        stage.end_case()
+        try:
+            stage.end_case()
+        except (ModelpackError, OSError) as error:
+            failed = failed or f"cleaning up: {error}"
     return CaseResult(
         name=case.name,
         title=case.title,
@@ -143,6 +148,7 @@ def run_trial(
         measure=trial.measure,
         also=list(trial.also),
         group=trial.group,
+        rtt=trial.rtt,
         contenders=results,
         comparisons=compare(results, trial.measure),
     )

@@ -17,14 +17,22 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from fuse.mount import MountError as FuseMountError
-from fuse.mount import fuse_mounts, unmount
+from fuse.mount import unmount
 from snapshotter.artifact.layout import tar_layers
 from snapshotter.bench import models
 from snapshotter.bench.errors import BenchError
+from snapshotter.bench.machine import mounted_below
 from snapshotter.bench.node import Node
 from snapshotter.bench.origins import DockerRegistry, OwnOrigin, start_registry
 from snapshotter.bench.process import Child
-from snapshotter.bench.published import Published, of_manifest, publish, publish_sparse
+from snapshotter.bench.published import (
+    Published,
+    of_manifest,
+    publish,
+    publish_hollow,
+    publish_sparse,
+)
+from snapshotter.bench.roundtrip import measure_round_trip
 from snapshotter.bench.settings import GIB, Settings
 from snapshotter.config import parse_config
 from snapshotter.images.resolve import resolve_model
@@ -34,6 +42,7 @@ from snapshotter.registry.reference import Reference
 _T = TypeVar("_T")
 _SPARE = 2 * GIB
 _SHARDS = 4
+_LAYERS, _HIDDEN = 32, 4096
 
 
 class Stage:
@@ -51,6 +60,7 @@ class Stage:
         self._forwarders: dict[tuple[str, float], Child] = {}
         self._registry: DockerRegistry | OwnOrigin | None = None
         self._own: OwnOrigin | None = None
+        self._round_trips: dict[str, float] = {}
         self._counter = 0
 
     def __enter__(self) -> Self:
@@ -141,6 +151,18 @@ class Stage:
             self._models[name] = publish_sparse(size, self.own, self.directory / "models")
         return self._models[name]
 
+    def decoder(self) -> Published:
+        """A decoder of 15 GiB in four shards, of zeros that take no disk, smaller where less than
+        the usual size was asked for; or the model of ``--reference``."""
+        if self.settings.reference:
+            return self._foreign()
+        if "decoder" not in self._models:
+            hidden = _HIDDEN if self._size >= Settings().size else _HIDDEN // 8
+            directory = self.directory / "models" / "decoder"
+            models.write_hollow(directory, models.decoder(_LAYERS, hidden), _SHARDS)
+            self._models["decoder"] = publish_hollow(directory, "decoder", self.own)
+        return self._models["decoder"]
+
     def reference(self, model: Published, rtt: float) -> str:
         """What to mount, so that it is ``rtt`` seconds away."""
         separator = "" if model.tag.startswith("@") else ":"
@@ -149,6 +171,17 @@ class Stage:
     def url(self, model: Published, digest: str, rtt: float) -> str:
         """For downloaders that know HTTP only."""
         return f"http://{self._address(model, rtt)}/v2/{model.repository}/blobs/{digest}"
+
+    def round_trip(self, model: Published, rtt: float) -> float:
+        """Seconds a request for one byte takes on a connection that is open: ``rtt`` and what
+        forwarder, registry and client add."""
+        if not model.loopback:
+            raise BenchError("only round trips to a registry of ours can be measured")
+        address = self._address(model, rtt)
+        if address not in self._round_trips:
+            path = f"/v2/{model.repository}/blobs/{model.largest.digest}"
+            self._round_trips[address] = measure_round_trip(address, path)
+        return self._round_trips[address]
 
     def forwarder(self, target: str, rtt: float) -> Child:
         """A forwarder to ``target`` (HOST:PORT); ``ask()`` gives its address and counts."""
@@ -170,7 +203,7 @@ class Stage:
         try:
             yield directory
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            self._take_away(directory)
 
     @contextmanager
     def node(self, config: Mapping[str, Any] | None = None) -> Iterator[Node]:
@@ -241,13 +274,17 @@ class Stage:
             )
 
     def _remove(self) -> None:
-        for left in reversed(fuse_mounts()):
-            if left.mount_point.is_relative_to(self.directory):
-                try:
-                    unmount(left.mount_point, lazy=True)
-                except FuseMountError as error:
-                    self.say(f"still mounted: {error}")
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._take_away(self.directory)
+
+    def _take_away(self, directory: Path) -> None:
+        """Delete it, but nothing that is mounted there: that may be somebody else's."""
+        for point in mounted_below(directory):
+            try:
+                unmount(point, lazy=True)
+            except FuseMountError as error:
+                self.say(f"still mounted: {error}")
+        if not mounted_below(directory):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,13 @@ _NOISY = 0.3
 """A spread over this share of the median is worth a second look."""
 
 
+_REACHED = {
+    True: "[green]reached[/]",
+    False: "[red]not reached[/]",
+    None: "[yellow]not measured[/]",
+}
+
+
 def heading(report: Report) -> RenderableType:
     """What was measured where; above the tables."""
     lines = [f"[bold]modelpack bench[/] {report.version}, {report.started}"]
@@ -54,11 +61,31 @@ def case_table(case: CaseResult) -> RenderableType:
     return Group(*parts)
 
 
+def goals_table(report: Report) -> RenderableType:
+    """What must be reached, and whether it was; nothing where nothing was measured of it."""
+    if not report.goals:
+        return Group()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("", "WANTED", "WORST MEASURED", "", "WHERE"):
+        table.add_column(column, overflow="fold")
+    for goal in report.goals:
+        table.add_row(
+            escape(goal.what),
+            goal.wanted,
+            goal.measured,
+            _REACHED[goal.reached],
+            Text(goal.where, style="dim"),
+        )
+    title = Text.from_markup("\n[bold cyan]goals[/]  for 2 CPUs and a registry on loopback")
+    return Group(title, Padding(table, (0, 0, 0, 2)))
+
+
 def print_report(console: Console, report: Report) -> None:
     """Everything, for instance again from a JSON file."""
     console.print(heading(report))
     for case in report.cases:
         console.print(case_table(case))
+    console.print(goals_table(report))
     console.print(closing(report))
 
 

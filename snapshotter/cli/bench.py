@@ -24,7 +24,7 @@ from snapshotter.bench.html import render
 from snapshotter.bench.results import CaseResult, Report, encode
 from snapshotter.bench.runner import run
 from snapshotter.bench.settings import MIB, Settings
-from snapshotter.bench.terminal import case_table, closing, heading
+from snapshotter.bench.terminal import case_table, closing, goals_table, heading
 from snapshotter.cli.options import Settings as CliSettings
 from snapshotter.units import ByteSize
 
@@ -106,13 +106,14 @@ class _RoundTrips(click.ParamType[tuple[float, ...]]):
     "--against",
     multiple=True,
     metavar="NAME",
-    help="A further snapshotter of the node's containerd as a baseline of cold-whole; repeatable.",
+    help="A further snapshotter of the node's containerd as a baseline of cold-whole and "
+    "snapshots; repeatable.",
 )
 @click.option(
     "--containerd",
     default="",
     metavar="ADDRESS",
-    help="Socket of the containerd that is the baseline of cold-whole.  "
+    help="Socket of the containerd that is a baseline.  "
     "[default: /run/containerd/containerd.sock where it exists]",
 )
 @click.option(
@@ -196,6 +197,7 @@ def _finish(
 ) -> None:
     console.print()
     console.print(heading(report))
+    console.print(goals_table(report))
     console.print(closing(report))
     for path, data in ((json_file, encode), (html_file, render)):
         if path is not None:

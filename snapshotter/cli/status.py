@@ -78,7 +78,7 @@ def _show(answer: dict[str, Any], console: Console) -> None:
         console.print("no model is mounted")
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("MODEL", "FILES", "SIZE", "PRESENT", "STATE", "DIRECTORY"):
+    for column in ("MODEL", "FILES", "SIZE", "PRESENT", "STATE", "READS", "DIRECTORY"):
         table.add_column(column, overflow="fold")
     for model in answer["models"]:
         share = model["present_bytes"] / model["size_bytes"] if model["size_bytes"] else 1
@@ -88,6 +88,16 @@ def _show(answer: dict[str, Any], console: Console) -> None:
             format_size(model["size_bytes"]),
             f"{format_size(model['present_bytes'])} ({share:.0%})",
             model["state"],
+            _reads(model),
             model["directory"],
         )
     console.print(table)
+
+
+def _reads(model: dict[str, Any]) -> str:
+    """By whom files that are opened now are read."""
+    if not model["passthrough"]:
+        return "through the daemon"
+    if model["state"] == "verified":
+        return "passthrough"
+    return "passthrough once verified"

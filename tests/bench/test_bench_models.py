@@ -8,9 +8,13 @@ import pytest
 from safetensors import safe_open
 
 from snapshotter.bench.models import (
+    Tensor,
+    decoder,
     read_tensors,
+    split,
     tensors_of,
     write_gguf_model,
+    write_hollow,
     write_many,
     write_sharded,
     write_single,
@@ -44,13 +48,35 @@ def test_tensors_are_found_by_their_header_alone(tmp_path: Path) -> None:
     write_single(tmp_path / "model", _SIZE)
     path = tmp_path / "model" / "model.safetensors"
     spans = read_tensors(path)
-    assert spans[-1][0] + spans[-1][1] == path.stat().st_size
-    assert all(offset + length == after for (offset, length), (after, _) in pairwise(spans))
+    assert spans[-1].offset + spans[-1].size == path.stat().st_size
+    assert all(one.offset + one.size == after.offset for one, after in pairwise(spans))
 
 
 @pytest.mark.parametrize("size", [1 << 12, 1 << 20, 16 << 20, 1 << 30])
 def test_tensors_of_any_size_add_up(size: int) -> None:
     assert sum(tensor.size for tensor in tensors_of(size, "model")) == pytest.approx(size, rel=0.05)
+
+
+def test_a_decoder_has_the_sizes_of_a_real_one() -> None:
+    sizes = {tensor.size for tensor in decoder(32, 4096)}
+    assert min(sizes) == 8 << 10
+    assert {size >> 20 for size in sizes} == {0, 8, 32, 112, 1024}
+    assert sum(tensor.size for tensor in decoder(32, 4096)) / 2 == pytest.approx(8e9, rel=0.1)
+
+
+def test_a_hollow_model_takes_no_disk_and_has_the_tensors_in_its_header(tmp_path: Path) -> None:
+    tensors = decoder(4, 512)
+    write_hollow(tmp_path / "model", tensors, 4)
+    shards = sorted((tmp_path / "model").iterdir())
+    found = [tensor for path in shards for tensor in read_tensors(path)]
+    assert [(each.name, each.size) for each in found] == [(t.name, t.size) for t in tensors]
+    assert sum(path.stat().st_size for path in shards) > sum(tensor.size for tensor in tensors)
+    assert sum(path.stat().st_blocks * 512 for path in shards) < 100_000
+
+
+def test_shards_are_of_about_the_same_size() -> None:
+    shards = split([Tensor(str(number), (100,)) for number in range(10)], 4)
+    assert [len(shard) for shard in shards] == [3, 2, 3, 2]
 
 
 def test_a_gguf_model_is_one(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snapshotter.bench.models import Stored
 from snapshotter.bench.patterns import (
     Streams,
     interleaved,
     scattered,
     shared_out,
     shuffled,
+    some_layers,
     some_tensors,
     total,
     whole,
@@ -70,8 +74,53 @@ def test_more_scattered_reads_than_blocks_stay_inside_the_file() -> None:
     assert {offset for _, offset, _ in spans} <= {0, 4096}
 
 
+def stored(*tensors: tuple[str, int]) -> list[Stored]:
+    """One file with these tensors, name and size, one after the other."""
+    found = []
+    offset = 8
+    for name, size in tensors:
+        found.append(Stored(offset, size, name))
+        offset += size
+    return found
+
+
 def test_some_tensors_come_close_to_their_share_in_file_order() -> None:
-    tensors = [[(offset, 100) for offset in range(0, 10_000, 100)]] * 2
-    streams, needed = some_tensors(tensors, 0.05)
-    assert needed == total(streams) == 1000
+    tensors = [stored(*((f"t.{number}", 100) for number in range(100)))] * 2
+    streams = some_tensors(tensors, 0.05)
+    assert total(streams) == 1000
     assert streams[0] == sorted(streams[0])
+
+
+def test_one_tensor_at_least_is_chosen() -> None:
+    assert total(some_tensors([stored(("only", 100))], 0.01)) == 100
+
+
+def layers(names: Iterable[str]) -> list[list[Stored]]:
+    return [stored(*((f"{name}.{part}.weight", 100) for name in names for part in "abcd"))]
+
+
+def test_layers_are_chosen_whole() -> None:
+    tensors = layers(f"model.layers.{number}" for number in range(20))
+    (spans,) = some_layers(tensors, 0.1)
+    by_offset = {tensor.offset: tensor.name for tensor in tensors[0]}
+    chosen = [by_offset[offset].split(".")[2] for _, offset, _ in spans]
+    assert sorted(chosen.count(layer) for layer in set(chosen)) == [4, 4]
+
+
+def test_experts_are_chosen_rather_than_layers_of_them() -> None:
+    tensors = layers(
+        f"model.layers.{layer}.mlp.experts.{expert}" for layer in range(5) for expert in range(8)
+    )
+    (spans,) = some_layers(tensors, 0.025)
+    assert len(spans) == 4
+
+
+def test_tensors_of_no_layer_are_not_taken_for_one() -> None:
+    tensors = [stored(("embed.weight", 1000), *((f"blk.{n}.w", 10) for n in range(10)))]
+    (spans,) = some_layers(tensors, 0.05)
+    assert all(length == 10 for _, _, length in spans)
+    assert 3 <= len(spans) <= 7
+
+
+def test_a_model_without_layers_has_none_to_choose() -> None:
+    assert some_layers([stored(("weight", 100))], 0.5) == [[]]

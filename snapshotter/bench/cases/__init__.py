@@ -12,6 +12,7 @@ from snapshotter.bench.cases.counts import RANDOM_4K, SHARED, SPARSE
 from snapshotter.bench.cases.mapped import COLD_MMAP
 from snapshotter.bench.cases.opening import MOUNT_FIRST_BYTE, TREE
 from snapshotter.bench.cases.readers import READERS
+from snapshotter.bench.cases.snapshots import SNAPSHOTS
 from snapshotter.bench.cases.warm import WARM
 from snapshotter.bench.errors import BenchError
 
@@ -27,6 +28,7 @@ CASES: tuple[Case, ...] = (
     WARM,
     READERS,
     COST,
+    SNAPSHOTS,
 )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from snapshotter.bench.case import Case, Contender, Plan, Trial
-from snapshotter.bench.containerd import ORDINARY, Ctr, find_containerd, pull_then_read
+from snapshotter.bench.containerd import ORDINARY, Ctr, find_containerd, pull_then_read, visiting
 from snapshotter.bench.contenders import alone, download_only, download_then_read, through_mount
-from snapshotter.bench.downloads import one_stream, parallel
+from snapshotter.bench.downloads import every_parallel, one_stream, parallel
 from snapshotter.bench.errors import Unavailable
 from snapshotter.bench.measures import format_rtt
 from snapshotter.bench.patterns import shared_out, whole
@@ -22,7 +22,7 @@ def _sequential(stage: Stage) -> Plan:
     model = stage.single()
     file = model.largest
     notes: list[str] = []
-    baselines = [parallel(model)]
+    baselines = every_parallel(model)
     try:
         baselines.insert(0, one_stream(model))
     except Unavailable as error:
@@ -48,6 +48,7 @@ def _sequential(stage: Stage) -> Plan:
             [*ours, *theirs],
             also=("seconds", "fetched_ratio", "requests", "cpu_per_gib", "rss_anon"),
             group="one file",
+            rtt=rtt,
         )
 
     return Plan([trial(rtt) for rtt in _rtts(stage)], notes)
@@ -80,6 +81,7 @@ def _whole(stage: Stage) -> Plan:
                     contenders,
                     also=("rate", "fetched_ratio", "cpu_per_gib", "rss_anon", "download_seconds"),
                     group="whole model",
+                    rtt=rtt,
                 )
             )
     return Plan(trials, notes)
@@ -98,19 +100,21 @@ def _ctr(stage: Stage, notes: list[str]) -> Ctr | None:
         )
         return None
     try:
-        return find_containerd(stage.settings.containerd)
+        ctr = find_containerd(stage.settings.containerd)
     except Unavailable as error:
         if stage.settings.containerd or stage.settings.against:
             raise
         notes.append(str(error))
         return None
+    stage.keep(visiting(ctr))
+    return ctr
 
 
 COLD_SEQUENTIAL = Case(
     "cold-sequential",
     "Cold, one file from beginning to end",
     "read of 128 KiB, 1 MiB and 4 MiB each, nothing cached, at every round trip",
-    "curl to a file; parallel ranged download to a file (aria2c -x16 or our own)",
+    "curl to a file; parallel ranged download to a file (aria2c -x16, our own)",
     _sequential,
 )
 

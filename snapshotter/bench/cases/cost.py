@@ -16,6 +16,7 @@ from snapshotter.bench.stage import Stage
 
 _ALSO = (
     "user_per_gib",
+    "user_unverified",
     "system_per_gib",
     "reader_per_gib",
     "rss_anon",

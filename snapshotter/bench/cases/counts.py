@@ -5,14 +5,21 @@ from __future__ import annotations
 from snapshotter.bench.case import Case, Contender, Plan, Sample, Trial
 from snapshotter.bench.contenders import OURS, alone, sample_of, through_mount
 from snapshotter.bench.downloads import local
-from snapshotter.bench.measures import format_rtt
+from snapshotter.bench.measures import LATENCIES, format_rtt, latencies_of
 from snapshotter.bench.models import read_tensors
-from snapshotter.bench.patterns import scattered, some_tensors, whole
+from snapshotter.bench.patterns import (
+    Streams,
+    scattered,
+    some_layers,
+    some_tensors,
+    total,
+    whole,
+)
 from snapshotter.bench.published import Published
 from snapshotter.bench.reading import Job, read
 from snapshotter.bench.settings import MIB
 from snapshotter.bench.stage import Stage
-from snapshotter.bench.statistics import median, percentile
+from snapshotter.units import format_size
 
 _PROCESSES = (2, 4, 8)
 _LONE_READS = 50
@@ -53,8 +60,9 @@ def _random(stage: Stage) -> Plan:
                 f"round trip {format_rtt(rtt)}",
                 "beyond_rtt",
                 [_lone_reads(stage, model, rtt)],
-                also=("latency", "latency_p99", "fetched_each", "requests"),
+                also=(*LATENCIES, "round_trip", "fetched_each", "requests"),
                 group="4 KiB at random",
+                rtt=rtt,
             )
             for rtt in rtts
         ]
@@ -70,14 +78,11 @@ def _lone_reads(stage: Stage, model: Published, rtt: float) -> Contender:
             directory = node.mount(stage.reference(model, rtt))
             with node.cost() as cost:
                 reading = read([directory / file.path], job)
-        middle = median(reading.latencies)
-        sample = sample_of(
-            reading,
-            reading.started,
-            latency=middle,
-            latency_p99=percentile(sorted(reading.latencies), 0.99),
-            beyond_rtt=middle - rtt,
-        )
+        sample = sample_of(reading, reading.started)
+        sample.measures |= latencies_of(reading.latencies)
+        sample.measures["beyond_rtt"] = sample.measures["latency"] - rtt
+        if model.loopback:
+            sample.measures["round_trip"] = stage.round_trip(model, rtt)
         sample.measures |= cost.measures(reading.bytes)
         sample.measures["fetched_each"] = cost.fetched_bytes / len(reading.latencies)
         return sample
@@ -87,25 +92,36 @@ def _lone_reads(stage: Stage, model: Published, rtt: float) -> Contender:
 
 
 def _sparse(stage: Stage) -> Plan:
-    model = stage.sharded()
+    model = stage.decoder()
     files = [file for file in model.weights if file.path.endswith(".safetensors")]
     tensors = [read_tensors(local(stage, model, file)) for file in files]
-    streams, needed = some_tensors(tensors, _SHARE)
+    chosen = {
+        "whole layers": some_layers(tensors, _SHARE),
+        "scattered tensors": some_tensors(tensors, _SHARE),
+    }
 
-    def trial(name: str, *, mapped: bool) -> Trial:
+    def trial(name: str, streams: Streams, *, mapped: bool) -> Trial:
         job = Job(streams, block=MIB, mapped=mapped)
-        contender = through_mount(stage, model, files, job, config=_NO_BACKGROUND, needed=needed)
         return Trial(
-            name,
+            f"{name}, {'mapped' if mapped else 'by read'}",
             "fetched_ratio",
-            [contender],
-            also=("seconds", "fetched_bytes", "bytes", "requests"),
-            group="5 % of tensors",
+            [through_mount(stage, model, files, job, config=_NO_BACKGROUND)],
+            also=("needed_bytes", "fetched_bytes", "requests", "seconds"),
+            group="a few tensors",
         )
 
+    count = sum(map(len, tensors))
     return Plan(
-        [trial("by read", mapped=False), trial("by page faults", mapped=True)],
-        notes=[f"{len(streams[0])} of {sum(map(len, tensors))} tensors, background off."],
+        [
+            trial(name, streams, mapped=mapped)
+            for name, streams in chosen.items()
+            for mapped in (False, True)
+        ],
+        notes=[
+            f"{name.capitalize()}: {len(streams[0])} of {count} tensors, "
+            f"{format_size(total(streams))} of {format_size(sum(file.size for file in files))}."
+            for name, streams in chosen.items()
+        ],
     )
 
 
@@ -128,7 +144,8 @@ RANDOM_4K = Case(
 SPARSE = Case(
     "sparse",
     "A few tensors of many",
-    "5 % of the tensors, by read and by page faults, background completion off",
+    "5 % of the tensors of a decoder, as whole layers and scattered, by read and by page faults, "
+    "background completion off",
     "none: bytes fetched / needed must be close to 1",
     _sparse,
 )

@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +28,8 @@ from snapshotter.mounts.loader import Loader
 from snapshotter.mounts.serving import Serving
 from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import Reference
+
+_VERIFIER = "modelpack-verify"
 
 
 class Node:
@@ -84,9 +87,19 @@ class Node:
             "models": [serving.describe() for serving in self.serving],
             "user": usage.ru_utime,
             "system": usage.ru_stime,
+            "verifying": _user_seconds(_VERIFIER),
             "switches": usage.ru_nvcsw,
             "rss_anon": rss_anon(),
         }
+
+
+def _user_seconds(name: str) -> float:
+    """User CPU of our thread ``name``: ``utime`` of proc_pid_stat(5)."""
+    for thread in threading.enumerate():
+        if thread.name == name:
+            text = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
+            return int(text.rpartition(")")[2].split()[11]) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def main() -> None:
