@@ -24,6 +24,7 @@ def shown(state: str, *, passthrough: bool) -> str:
         "memory": {"rss_anon_bytes": 0},
         "cache": {"path": "/cache", "allocated_bytes": 0},
         "fetched_bytes": 0,
+        "hosts": [],
         "rate_bytes_per_second": 0,
         "models": [model],
     }

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 FIRST = 4
 """Ranges at once before anything is known."""
+FAR = 0.015
+"""Seconds until the first bytes of a range from which on a registry is far away."""
+FIRST_FAR = 8
+"""Ranges at once from a registry that is far away, before anything else is known."""
 GAIN = 1.08
 """Throughput must grow by this much to make more connections worth it."""
 SECONDS = 0.4
@@ -39,6 +43,11 @@ class Pace:
 
     def __post_init__(self) -> None:
         self.limit = min(self.limit, self.most)
+
+    def began(self, waited: float) -> None:
+        """The first bytes of a range arrived ``waited`` seconds after it was asked for."""
+        if waited > FAR and not self.best:
+            self.limit = min(self.most, max(self.limit, FIRST_FAR))
 
     def landed(self, count: int, now: float, *, full: bool) -> None:
         """``count`` bytes arrived at ``now`` (seconds).

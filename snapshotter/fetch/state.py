@@ -187,9 +187,11 @@ class State:
         download, start, end = flight.download, flight.cursor, flight.cursor + len(data)
         flight.cursor = end
         flight.model.fetched_bytes += len(data)
+        pace = self.pace(flight.registry)
+        if start == flight.start:
+            pace.began(now - flight.began)
         if flight.streaming:
-            full = not self.room(flight.model, download)
-            self.pace(flight.registry).landed(len(data), now, full=full)
+            pace.landed(len(data), now, full=not self.room(flight.model, download))
         download.in_flight.remove(start, min(end, flight.end))
         if end >= flight.end or end - flight.start >= self.options.grain:
             download.failures = 0

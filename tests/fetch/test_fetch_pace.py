@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from snapshotter.fetch.pace import FIRST, Pace
+from snapshotter.fetch.pace import FIRST, FIRST_FAR, Pace
 
 MB = 1_000_000
 STEP = 0.05
@@ -59,3 +59,17 @@ def test_the_number_never_exceeds_what_is_configured() -> None:
     assert pace.limit == 3
     fetch(pace, lambda n: n * 100 * MB, 10)
     assert pace.limit == 3
+
+
+def test_a_registry_far_away_is_begun_with_more() -> None:
+    near, far = Pace(most=14), Pace(most=14)
+    near.began(0.002)
+    far.began(0.1)
+    assert (near.limit, far.limit) == (FIRST, FIRST_FAR)
+
+
+def test_what_was_found_by_trying_counts_more_than_a_slow_answer() -> None:
+    pace = Pace(most=14)
+    fetch(pace, lambda n: 500 * MB, 5)
+    pace.began(0.1)
+    assert pace.limit == FIRST
