@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from snapshotter.artifact.descriptor import Descriptor
 from snapshotter.artifact.digest import Digest, digest_of
 from snapshotter.registry.blobs import BlobOrigin
 from snapshotter.registry.client import Registry
-from snapshotter.registry.errors import Busy
+from snapshotter.registry.errors import Busy, Unreachable
 from snapshotter.registry.hosts import Host
 from snapshotter.registry.limits import Limiter, Limits
 from snapshotter.registry.options import HostLimits, RegistryOptions
@@ -117,7 +118,13 @@ def test_a_limited_rate_brings_the_right_bytes_and_can_be_broken_off() -> None:
     with scripted(ranged(CONTENT)) as server:
         registry = registry_with({"_default": HostLimits(bytes_per_second=ByteSize(1))})
         body = origin(registry, server.address).open(0, len(CONTENT))
-        reader = threading.Thread(target=body.readinto, args=(memoryview(bytearray(4096)),))
+
+        def read() -> None:
+            # Broken off inside recv() it fails; while it waits for its turn it need not.
+            with contextlib.suppress(Unreachable):
+                body.readinto(memoryview(bytearray(4096)))
+
+        reader = threading.Thread(target=read)
         reader.start()
         body.close()
         reader.join(20)
