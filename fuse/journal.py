@@ -31,11 +31,14 @@ class Journal:
     More requests than slots are served too, but are not recorded.
     """
 
-    def __init__(self, memory: memoryview) -> None:
-        self._slots = [memory[at : at + SLOT] for at in range(0, len(memory), SLOT)]
-        self._free: deque[int] = deque()
+    def __init__(self, memory: memoryview, *, fresh: bool = False) -> None:
+        """``fresh``: nobody has used the memory before, it is all zeros."""
+        self._memory = memory
+        numbers = range(len(memory) // SLOT)
+        self._free: deque[int] = deque(numbers if fresh else ())
         self._taken: dict[int, int] = {}  # unique -> slot
-        for number, slot in enumerate(self._slots):
+        for number in () if fresh else numbers:
+            slot = self._slot(number)
             (length,) = _LENGTH.unpack_from(slot)
             if length == 0:
                 self._free.append(number)
@@ -48,7 +51,7 @@ class Journal:
         """The recorded requests by ``unique``. One that is longer than a slot comes cut."""
         found = {}
         for unique, number in self._taken.items():
-            slot = self._slots[number]
+            slot = self._slot(number)
             found[unique] = bytes(slot[: _LENGTH.unpack_from(slot)[0]])
         return found
 
@@ -61,7 +64,7 @@ class Journal:
             number = self._free.popleft()
         except IndexError:
             return buffer[: os.readv(fd, (buffer,))]
-        slot = self._slots[number]
+        slot = self._slot(number)
         # Also makes the page present: the kernel fails a request it cannot copy while we die.
         slot[: _LENGTH.size] = _FREE
         try:
@@ -87,6 +90,9 @@ class Journal:
         if number is not None:
             self._give_back(number)
 
+    def _slot(self, number: int) -> memoryview:
+        return self._memory[number * SLOT : (number + 1) * SLOT]
+
     def _give_back(self, number: int) -> None:
-        self._slots[number][: _LENGTH.size] = _FREE
+        self._slot(number)[: _LENGTH.size] = _FREE
         self._free.appendleft(number)

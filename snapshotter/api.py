@@ -16,6 +16,7 @@ from typing import Any
 from snapshotter import __version__
 from snapshotter.cache.store import BlobStore
 from snapshotter.fetch.fetcher import Fetcher
+from snapshotter.keeper.keeping import Keeping
 from snapshotter.mounts.table import Mounts
 from snapshotter.sockets import listen_unix
 from snapshotter.wsgi import WsgiServer
@@ -24,8 +25,10 @@ Status = Callable[[], dict[str, Any]]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
-def status_of(store: BlobStore, fetcher: Fetcher, mounts: Mounts) -> Status:
-    """A function that describes these three as they are when it is called.
+def status_of(
+    store: BlobStore, fetcher: Fetcher, mounts: Mounts, keeper: Keeping | None = None
+) -> Status:
+    """A function that describes these as they are when it is called.
 
     Sizes in bytes, times in seconds; ``present_bytes`` counts what is on this
     node's disk of each model, each blob once.
@@ -42,6 +45,7 @@ def status_of(store: BlobStore, fetcher: Fetcher, mounts: Mounts) -> Status:
             "fetched_bytes": fetcher.stats.fetched_bytes,
             "requests": fetcher.stats.requests,
             "rate_bytes_per_second": fetcher.stats.rate(),
+            "keeper": keeper.describe() if keeper is not None else None,
             "models": [mounted.describe() for mounted in mounts.mounted()],
         }
 

@@ -27,12 +27,15 @@ from snapshotter.images.containerd import Containerd
 from snapshotter.images.direct import find_image_volume
 from snapshotter.images.mirror import named_in_hosts
 from snapshotter.images.mirror import serve as serve_mirror
+from snapshotter.keeper.keeping import Keeping
+from snapshotter.locks import lock_directory
 from snapshotter.logs import configure_logs
 from snapshotter.mounts.loader import Loader
 from snapshotter.mounts.table import Mounts
 from snapshotter.registry.client import Registry
 from snapshotter.snapshots.service import serve as serve_snapshots
 from snapshotter.sockets import prepare_socket
+from snapshotter.unmounting import unmount_all
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +60,8 @@ class NodeModels:
 
 @contextmanager
 def running(config: Config) -> Iterator[None]:
-    """The whole daemon, from the ground up; on leaving everything is stopped and unmounted."""
+    """The whole daemon, from the ground up; on leaving everything is stopped. Mounts stay where
+    a keeper holds them, for the next daemon; else they end."""
     check_environment(config)
     raise_file_limit()
     for address in (config.grpc_address, config.api_address):
@@ -67,6 +71,8 @@ def running(config: Config) -> Iterator[None]:
     for directory in (root, state):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
+        for directory in (root, state):
+            stack.callback(os.close, lock_directory(directory))
         registry = Registry(config.registry, skip_hosts=(config.mirror.address,))
         stack.callback(registry.close)
         store = BlobStore(root / "cache", config.cache)
@@ -78,10 +84,15 @@ def running(config: Config) -> Iterator[None]:
         )
         stack.callback(fetcher.close)
         loader = Loader(registry, Documents(root / "documents"), store, fetcher)
-        mounts = Mounts(state / "mounts", loader, fetcher, config.mounts)
+        keeper = Keeping(config.keeper_address, config.keeper) if config.keeper.enabled else None
+        if keeper is not None:
+            stack.callback(keeper.close)
+        mounts = Mounts(state / "mounts", loader, fetcher, config.mounts, keeper)
         stack.callback(mounts.close)
         # Before the mounts: a verifier that tells the kernel of wrong bytes needs them served.
         stack.callback(fetcher.close)
+        # And before that: reads that wait are answered by the next daemon, not failed.
+        stack.callback(mounts.leave)
         containerd = stack.enter_context(Containerd(Path(config.containerd.address)))
 
         if config.mirror.enabled:
@@ -92,12 +103,13 @@ def running(config: Config) -> Iterator[None]:
                 serves=named_in_hosts(config.mirror.address, config.registry.certs_d),
             )
             stack.callback(mirror.stop)
-        api = ApiServer(config.api_address, status_of(store, fetcher, mounts))
+        api = ApiServer(config.api_address, status_of(store, fetcher, mounts, keeper))
         stack.callback(api.stop)
         api.start()
         # Last up, first down: containerd must never meet a half-built daemon.
         snapshots = serve_snapshots(config.grpc_address, root, NodeModels(containerd, mounts))
         stack.callback(snapshots.stop)
+        snapshots.settle([serving.model.ref for serving in mounts.mounted()])
         yield
 
 
@@ -109,12 +121,19 @@ def running(config: Config) -> Iterator[None]:
     help=f"Configuration file (TOML).  [default: {DEFAULT_PATH} where it exists]",
 )
 @click.option("--check", is_flag=True, help="Check configuration and machine, then exit.")
+@click.option(
+    "--unmount",
+    is_flag=True,
+    help="Unmount all models that a stopped daemon left mounted, then exit. Who still reads "
+    "them gets errors.",
+)
 @click.version_option(__version__, prog_name="modelpack-snapshotter")
-def daemon(config_path: Path | None, check: bool) -> None:
+def daemon(config_path: Path | None, check: bool, unmount: bool) -> None:
     """The containerd snapshotter that mounts ModelPack models while their bytes arrive.
 
     Runs in the foreground as root, logs to standard error, and ends on SIGTERM
-    or Ctrl-C with everything unmounted. All settings are in the configuration
+    or Ctrl-C. Models stay mounted, held by the keeper, and the next daemon
+    serves them on; --unmount ends that. All settings are in the configuration
     file; every one has a default.
     """
     config = load_config(config_path)
@@ -122,6 +141,9 @@ def daemon(config_path: Path | None, check: bool) -> None:
     if check:
         check_environment(config)
         click.echo("configuration and machine are in order")
+        return
+    if unmount:
+        click.echo(f"unmounted {unmount_all(config)} models")
         return
     for concern in concerns():
         log.warning(concern)

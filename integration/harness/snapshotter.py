@@ -33,8 +33,9 @@ class Snapshotter:
             "HOME": home,
             "DOCKER_CONFIG": home,
         }
+        keeper = {"keeper": {"cgroup": f"{machine.cgroup}/keeper"}}
         self.configuration.write_text(
-            render("modelpack-snapshotter.toml", places, [additions or {}])
+            render("modelpack-snapshotter.toml", places, [keeper, additions or {}])
         )
         self.start()
 

@@ -68,6 +68,7 @@ def _show(answer: dict[str, Any], console: Console) -> None:
         f"fetched {format_size(answer['fetched_bytes'])} "
         f"at {format_size(answer['rate_bytes_per_second'])}/s"
     )
+    console.print(_keeper(answer.get("keeper")))
     if not answer["models"]:
         console.print("no model is mounted")
         return
@@ -85,3 +86,14 @@ def _show(answer: dict[str, Any], console: Console) -> None:
             model["directory"],
         )
     console.print(table)
+
+
+def _keeper(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return "keeper: disabled, mounts end with the daemon"
+    if "pid" not in told:
+        return "keeper: lost, and none could be started; mounts would end with the daemon"
+    return (
+        f"keeper: pid {told['pid']} holds {told['holds']} mounts "
+        f"in {format_size(told['rss_bytes'])} of memory"
+    )
