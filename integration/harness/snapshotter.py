@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import httpx
@@ -18,6 +18,8 @@ PROGRAMS = REPOSITORY / ".venv" / "bin"
 
 class Snapshotter:
     """A running ``modelpack-snapshotter``; the ``modelpack`` command pointed at it."""
+
+    program: Sequence[str] = (str(PROGRAMS / "modelpack-snapshotter"),)
 
     def __init__(
         self, machine: Machine, places: Places, *, additions: Mapping[str, Any] | None = None
@@ -39,12 +41,16 @@ class Snapshotter:
         )
         self.start()
 
-    def start(self) -> None:
+    def begin(self) -> None:
+        """Start it, and return before it can do anything."""
         self.process = self.machine.start(
-            [str(PROGRAMS / "modelpack-snapshotter"), "--config", str(self.configuration)],
+            [*self.program, "--config", str(self.configuration)],
             log="modelpack-snapshotter.log",
             environment=self.environment,
         )
+
+    def start(self) -> None:
+        self.begin()
         socket = self.places.state / "snapshotter.sock"
         try:
             self.process.wait_until(lambda: accepts(socket), f"an answer on {socket.name}")

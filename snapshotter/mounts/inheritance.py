@@ -21,6 +21,7 @@ from snapshotter.artifact.marker import ModelRef
 from snapshotter.mounts.errors import MountError
 from snapshotter.mounts.files import Nodes
 from snapshotter.mounts.options import MountOptions
+from snapshotter.units import ByteSize
 
 if TYPE_CHECKING:
     from snapshotter.mounts.serving import Serving
@@ -69,7 +70,7 @@ class Inherited:
         """Those of today, but what the kernel has been told of it."""
         record = self.record
         return msgspec.structs.replace(
-            options, uid=record.uid, gid=record.gid, max_read=record.max_read
+            options, uid=record.uid, gid=record.gid, max_read=ByteSize(record.max_read)
         )
 
     def check(self, found: str) -> None:
@@ -97,7 +98,7 @@ def encode_record(serving: Serving, options: MountOptions, of_tree: str) -> str:
         since=serving.since,
         uid=options.uid,
         gid=options.gid,
-        max_read=options.max_read,
+        max_read=int(options.max_read),
         fingerprint=of_tree,
     )
     return msgspec.json.encode(record).decode()

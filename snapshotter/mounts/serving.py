@@ -122,9 +122,11 @@ class Serving:
                     opened=keep,
                 )
             )
-        except FuseMountError as error:
+        except BaseException as error:
             self._forget()
-            raise MountError(f"{model.ref}: {error}") from None
+            if isinstance(error, FuseMountError):
+                raise MountError(f"{model.ref}: {error}") from None
+            raise
         try:
             self._session = Session(
                 self._fd,
