@@ -83,10 +83,7 @@ def python(inside: str) -> str:
     libraries = [Path(found).resolve() for found in re.findall(r"(/\S+)(?= \(0x)", told)]
     (loader,) = [library for library in libraries if library.name.startswith("ld-")]
     places = ":".join(sorted({f"{inside}{library.parent}" for library in libraries}))
-    return (
-        f"PYTHONHOME={inside}/usr {inside}{loader} --library-path {places} "
-        f"{inside}{program}"
-    )
+    return f"PYTHONHOME={inside}/usr {inside}{loader} --library-path {places} {inside}{program}"
 
 
 @dataclass
@@ -114,8 +111,7 @@ class Reading:
                 stop.touch()
             found: dict[str, Any] = json.loads(reading.result())
         stop.unlink()
-        sums = {name: digest for name, digest in self.model.sums.items()}
-        assert found["sums"] == sums
+        assert found["sums"] == self.model.sums
         assert found["errors"] == 0
         return found
 

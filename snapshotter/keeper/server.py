@@ -58,6 +58,14 @@ class Keeper:
             elif self._linger is not None and time.monotonic() - idle_since >= self._linger:
                 return
 
+    def close(self) -> None:
+        """Let go of everything: what it held is closed."""
+        for connection in self._connections:
+            connection.close()
+        self._listener.close()
+        self._selector.close()
+        self.shelf.close()
+
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
@@ -150,9 +158,11 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.chdir("/")
+    keeper = Keeper(listener, linger=LINGER if options.linger else None)
     try:
-        Keeper(listener, linger=LINGER if options.linger else None).serve()
+        keeper.serve()
     finally:
+        keeper.close()
         options.socket.unlink(missing_ok=True)
         os.close(lock)
 

@@ -59,6 +59,10 @@ class Shelf:
         finally:
             close(files)
 
+    def close(self) -> None:
+        for id in list(self._entries):
+            self._drop(id)
+
     def _put(self, message: dict[str, Any], files: list[int]) -> None:
         id, record = checked_id(message.get("id")), checked_record(message.get("record"))
         if not 1 <= len(files) <= FILES_LIMIT:

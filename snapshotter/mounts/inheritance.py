@@ -109,7 +109,7 @@ def decode_record(raw: str) -> Record:
     try:
         record = msgspec.json.decode(raw, type=Record)
         record.ref  # noqa: B018 - raises for what is no digest
-    except (msgspec.DecodeError, ArtifactError) as error:
+    except (msgspec.DecodeError, UnicodeEncodeError, ArtifactError) as error:
         raise MountError(f"the keeper has a record that is none of a mount: {error}") from None
     if record.version != _VERSION:
         raise MountError(
