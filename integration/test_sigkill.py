@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,13 @@ def kill_and_start(snapshotter: Snapshotter, kills: int, seed: int) -> None:
         snapshotter.start()
 
 
+def test_files_that_become_complete_between_two_kills_are_read_by_the_kernel_and_right(
+    machine: Machine, places: Places, registry: Registry
+) -> None:
+    with reading(machine, places, registry, passthrough=True) as reader:
+        reader.during("in-order", lambda: kill_and_start(reader.snapshotter, 8, 3))
+
+
 @pytest.mark.parametrize("how", ["in-order", "mapped", "random"])
 def test_no_read_fails_and_no_byte_is_wrong_however_often_the_daemon_is_killed(
     machine: Machine, places: Places, registry: Registry, how: str
@@ -252,6 +260,10 @@ def kill_both(snapshotter: Snapshotter) -> None:
     snapshotter.process.kill()
 
 
+def another_keeper_than(snapshotter: Snapshotter, dead: set[int]) -> bool:
+    return keeper_pid(snapshotter) not in dead
+
+
 def test_a_keeper_that_was_killed_is_replaced_and_the_next_daemon_serves_on(
     machine: Machine, places: Places, registry: Registry
 ) -> None:
@@ -260,11 +272,10 @@ def test_a_keeper_that_was_killed_is_replaced_and_the_next_daemon_serves_on(
 
         def kill_both_in_turn() -> None:
             for _ in range(3):
-                before = keeper_pid(snapshotter)
+                dead = {0, keeper_pid(snapshotter)}
                 kill_keeper(snapshotter)
                 snapshotter.process.wait_until(
-                    lambda before=before: keeper_pid(snapshotter) not in (0, before),
-                    "another keeper",
+                    partial(another_keeper_than, snapshotter, dead), "another keeper"
                 )
                 assert snapshotter.status()["keeper"]["holds"] == 1
                 snapshotter.process.kill()

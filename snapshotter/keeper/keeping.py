@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from snapshotter.keeper.options import KeeperOptions
 
 log = structlog.get_logger(__name__)
 
+_PATIENCE = 10.0
+"""Seconds to have a keeper listen."""
 _AGAIN = 5.0
 """Seconds between attempts to have a keeper again."""
 
@@ -123,11 +126,20 @@ class Keeping:
         try:
             return Link(self._address)
         except NoKeeper:
-            start_keeper(
-                self._address, cgroup_file(self._cgroup, Path("/proc/self/mountinfo").read_text())
-            )
-            link = Link(self._address)
-            log.info("started a keeper", pid=link.pid, address=str(self._address))
+            pass
+        group = cgroup_file(self._cgroup, Path("/proc/self/mountinfo").read_text())
+        patience = time.monotonic() + _PATIENCE
+        while True:
+            start_keeper(self._address, group)
+            try:
+                link = Link(self._address)
+            except NoKeeper:
+                # One that was just killed may still be in the way of another.
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(0.05)
+                continue
+            log.info("there is a keeper", pid=link.pid, address=str(self._address))
             return link
 
     @staticmethod

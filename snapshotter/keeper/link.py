@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from snapshotter.keeper.errors import KeeperError
-from snapshotter.keeper.messages import BadMessage, Gone, close, decode, encode, receive, send
+from snapshotter.keeper.messages import (
+    BadMessage,
+    Gone,
+    Silent,
+    close,
+    decode,
+    encode,
+    receive,
+    send,
+)
 from snapshotter.keeper.server import IN_USE
 
 _PATIENCE = 5.0
@@ -35,7 +44,7 @@ class Link:
         self._socket.settimeout(_PATIENCE)
         try:
             self._socket.connect(str(address))
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, ConnectionError):
             self._socket.close()
             raise NoKeeper(f"no keeper listens on {address}") from None
         except OSError as error:
@@ -61,11 +70,15 @@ class Link:
         try:
             send(self._socket, encode({"op": op, **fields}), files)
             raw, received = receive(self._socket)
-        except (Gone, BadMessage) as error:
+        except Silent:
             raise KeeperError(
-                f"the keeper at {self.address} did not answer {op}: {error}; should it hang, end "
-                "it with SIGKILL, which also ends the mounts it holds"
+                f"the keeper at {self.address} does not answer: should it hang, end it with "
+                "SIGKILL, which also ends the mounts that it holds for a daemon"
             ) from None
+        except Gone as error:
+            raise NoKeeper(f"the keeper at {self.address} has ended: {error}") from None
+        except BadMessage as error:
+            raise KeeperError(f"the keeper at {self.address} answered {op} with {error}") from None
         try:
             answer = decode(raw)
             if answer.get("ok") is not True:

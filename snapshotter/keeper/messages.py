@@ -51,6 +51,10 @@ class Gone(Exception):
     """The other side has closed the connection."""
 
 
+class Silent(Gone):
+    """The other side is there, and does not answer in time."""
+
+
 def encode(message: dict[str, Any]) -> bytes:
     return json.dumps({"version": VERSION, **message}).encode()
 
@@ -94,6 +98,8 @@ def send(connection: socket.socket, raw: bytes, files: Sequence[int] = ()) -> No
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
     try:
         connection.sendmsg([raw], ancillary, socket.MSG_NOSIGNAL)
+    except TimeoutError:
+        raise Silent("it takes nothing") from None
     except OSError as error:
         raise Gone(f"cannot send: {error.strerror or error}") from None
 
@@ -110,6 +116,8 @@ def receive(connection: socket.socket) -> tuple[bytes, list[int]]:
         )
     except BlockingIOError:
         raise
+    except TimeoutError:
+        raise Silent("no answer in time") from None
     except OSError as error:
         raise Gone(str(error.strerror or error)) from None
     files = array.array("i")

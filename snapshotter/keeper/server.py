@@ -155,8 +155,11 @@ def main() -> None:
         _leave(options.background)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except OSError:
+        pass  # its unit allows no such call, and has set the limit
     os.chdir("/")
     keeper = Keeper(listener, linger=LINGER if options.linger else None)
     try:

@@ -119,7 +119,7 @@ def test_a_keeper_that_hangs_is_no_reason_to_take_its_mounts_for_dead(
     monkeypatch.setattr("snapshotter.keeper.link._PATIENCE", 0.2)
     os.kill(link.pid, signal.SIGSTOP)
     try:
-        with pytest.raises(KeeperError, match="did not answer"):
+        with pytest.raises(KeeperError, match="does not answer"):
             Keeping(address, KeeperOptions(cgroup=""))
     finally:
         os.kill(link.pid, signal.SIGCONT)
