@@ -341,3 +341,22 @@ def test_all_that_a_stopped_daemon_left_is_unmounted_by_a_command(
         assert "Transport endpoint is not connected" in said
         assert not list((places.state / "mounts").iterdir())
         assert not (places.state / "keeper.sock").exists()
+
+
+def test_a_mount_whose_manifest_is_lost_waits_for_the_registry(
+    machine: Machine, places: Places, registry: Registry
+) -> None:
+    with reading(machine, places, registry, passthrough=False) as reader:
+        snapshotter = reader.snapshotter
+        snapshotter.process.kill()
+        for document in (places.root / "documents").rglob("*"):
+            if document.is_file():
+                document.unlink()
+        registry.process.signal(signal.SIGSTOP)
+        try:
+            snapshotter.start()
+            assert snapshotter.status()["models"] == []
+            assert snapshotter.status()["keeper"]["holds"] == 1
+        finally:
+            registry.process.signal(signal.SIGCONT)
+        assert "model_type" in reader.container.ask("cat /models/config.json", seconds=60)

@@ -89,6 +89,7 @@ def running(config: Config) -> Iterator[None]:
             stack.callback(keeper.close)
         mounts = Mounts(state / "mounts", loader, fetcher, config.mounts, keeper)
         stack.callback(mounts.close)
+        mounts.adopt()
         # Before the mounts: a verifier that tells the kernel of wrong bytes needs them served.
         stack.callback(fetcher.close)
         # And before that: reads that wait are answered by the next daemon, not failed.

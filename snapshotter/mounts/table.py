@@ -65,8 +65,8 @@ class Mounts:
         options: MountOptions,
         keeper: Keeping | None = None,
     ) -> None:
-        """With a ``keeper`` mounts outlive us, and those of an earlier life that it holds are
-        served on: most of them when this returns, the rest as soon as it can be."""
+        """With a ``keeper`` mounts outlive us; those of an earlier life that it holds wait
+        for :meth:`adopt`."""
         self._keeper = keeper
         self._root = root.resolve()
         self._loader = loader
@@ -86,10 +86,15 @@ class Mounts:
         except OSError as error:
             raise MountError(f"cannot make {root} for mounts: {error.strerror}") from None
         remove_empty(self._root)
+        self._inherited = inherited
         self._orphans = {Path(each.record.directory) for each in inherited if each.shown}
+
+    def adopt(self) -> None:
+        """Serve on what an earlier life mounted, once, before anything is mounted: most of it
+        when this returns, the rest as soon as it can be."""
         adoptions = [
             threading.Thread(target=self._adopt, args=(each,), name="modelpack-adopt", daemon=True)
-            for each in inherited
+            for each in self._inherited
         ]
         for adoption in adoptions:
             adoption.start()
