@@ -139,7 +139,7 @@ class Keeping:
                     raise
                 time.sleep(0.05)
                 continue
-            log.info("there is a keeper", pid=link.pid, address=str(self._address))
+            log.debug("there is a keeper", pid=link.pid, address=str(self._address))
             return link
 
     @staticmethod
