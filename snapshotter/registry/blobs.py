@@ -78,6 +78,10 @@ class BlobOrigin(Protocol):
         """
         ...
 
+    def distrust(self) -> None:
+        """What came last was wrong: ask another host of the registry first, if there is one."""
+        ...
+
 
 class RegistryBlob(BlobOrigin):
     """A blob of a repository, read through the hosts configured for its registry.
@@ -105,6 +109,8 @@ class RegistryBlob(BlobOrigin):
         self._authorizer = authorizer
         self._pool = pool
         self._location: tuple[Host, str] | None = None
+        self._answered = ""
+        self._distrusted: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -131,8 +137,17 @@ class RegistryBlob(BlobOrigin):
             response.discard()
             self._location = None
         return self._upstreams.ask(
-            self._registry, Capability.PULL, partial(self._open_at, start=start, end=end)
+            self._registry,
+            Capability.PULL,
+            partial(self._open_at, start=start, end=end),
+            last=self._distrusted,
         )
+
+    def distrust(self) -> None:
+        # With ranges in flight from several hosts it may hit the wrong one, which costs
+        # an attempt: the next wrong bytes name the other.
+        self._distrusted |= {self._answered}
+        self._location = None
 
     def _open_at(self, host: Host, start: int, end: int) -> RangeBody:
         url = f"{host.url}/{self._repository}/blobs/{self._digest}{query(host)}"
@@ -141,6 +156,7 @@ class RegistryBlob(BlobOrigin):
             access, self._authorizer, url, lambda hop: self._get(host, hop, start, end)
         )
         body = self._body(host, response, start, end, own=hop.own)
+        self._answered = host.url
         if not hop.own:
             self._location = host, hop.url
         return body

@@ -37,8 +37,13 @@ class Upstreams:
         self._down: dict[str, float] = {}
         self._configured: dict[str, tuple[float, list[Host]]] = {}
 
-    def hosts(self, registry: str, capability: Capability) -> list[Host]:
-        """Hosts that may be asked, best first; :class:`RegistryError` when there is none."""
+    def hosts(
+        self, registry: str, capability: Capability, *, last: Collection[str] = ()
+    ) -> list[Host]:
+        """Hosts that may be asked, best first and those whose URL is in ``last`` at the end.
+
+        :class:`RegistryError` when there is none.
+        """
         able = [host for host in self._find(registry) if capability in host.capabilities]
         if not able:
             name = (capability.name or "this").lower()
@@ -50,7 +55,7 @@ class Upstreams:
         now = time.monotonic()
         with self._lock:
             self._down = {url: until for url, until in self._down.items() if until > now}
-            return sorted(able, key=lambda host: host.url in self._down)
+            return sorted(able, key=lambda host: (host.url in last, host.url in self._down))
 
     def _find(self, registry: str) -> list[Host]:
         now = time.monotonic()
@@ -68,9 +73,16 @@ class Upstreams:
             self._configured[registry] = now + _REREAD, hosts
         return hosts
 
-    def ask(self, registry: str, capability: Capability, request: Callable[[Host], _T]) -> _T:
+    def ask(
+        self,
+        registry: str,
+        capability: Capability,
+        request: Callable[[Host], _T],
+        *,
+        last: Collection[str] = (),
+    ) -> _T:
         """The first answer that is no error; otherwise the error of the host asked last."""
-        hosts = self.hosts(registry, capability)
+        hosts = self.hosts(registry, capability, last=last)
         for host in hosts[:-1]:
             try:
                 return self._ask(host, request)
