@@ -115,7 +115,8 @@ def publish(
 def _from_api(
     registry: Source, subject: Reference, artifact_types: Collection[str]
 ) -> list[Descriptor] | None:
-    query = urlencode({"artifactType": next(iter(artifact_types))}) if len(artifact_types) == 1 else ""
+    one = [*artifact_types] if len(artifact_types) == 1 else []
+    query = urlencode([("artifactType", name) for name in one])
     found: list[Descriptor] = []
     for _ in range(MAX_PAGES):
         page = registry.referrers_page(subject, query)
