@@ -42,6 +42,12 @@ def status_of(store: BlobStore, fetcher: Fetcher, mounts: Mounts) -> Status:
             "fetched_bytes": fetcher.stats.fetched_bytes,
             "requests": fetcher.stats.requests,
             "rate_bytes_per_second": fetcher.stats.rate(),
+            "verification": {
+                "verified_blobs": fetcher.stats.verified_blobs,
+                "wrong_blobs": fetcher.stats.wrong_blobs,
+                "right_chunks": fetcher.stats.right_chunks,
+                "wrong_chunks": fetcher.stats.wrong_chunks,
+            },
             "models": [mounted.describe() for mounted in mounts.mounted()],
         }
 

@@ -24,10 +24,6 @@ class VerifyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     that of its list, as ``modelpack index`` prints them. Such a model is served with this list or
     not at all."""
 
-    keys: tuple[str, ...] = ()
-    """Files with public keys (PEM; Ed25519 or ECDSA): chunk lists that one of them signed are
-    trusted."""
-
     def __post_init__(self) -> None:
         self.pins  # noqa: B018  # says what is wrong with it
 

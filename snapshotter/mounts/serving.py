@@ -144,6 +144,15 @@ class Serving:
             "size_bytes": self.model.loaded.total_bytes,
             "present_bytes": self.model.loaded.present_bytes,
             "state": _state(blobs),
+            "blobs": [
+                {
+                    "digest": blob.digest,
+                    "size_bytes": blob.size,
+                    "present_bytes": blob.present_bytes,
+                    "state": blob.state.value,
+                }
+                for blob in blobs
+            ],
             "passthrough": self._passthrough and self._session.passthrough,
             "mounted_since": self.since,
         }
