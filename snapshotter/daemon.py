@@ -17,6 +17,7 @@ import structlog
 from snapshotter import __version__
 from snapshotter.api import ApiServer, status_of
 from snapshotter.artifact.marker import ModelRef
+from snapshotter.audits import Audits
 from snapshotter.cache.chunk_lists import OwnLists
 from snapshotter.cache.documents import Documents
 from snapshotter.cache.store import BlobStore
@@ -97,7 +98,8 @@ def running(config: Config) -> Iterator[None]:
                 serves=named_in_hosts(config.mirror.address, config.registry.certs_d),
             )
             stack.callback(mirror.stop)
-        api = ApiServer(config.api_address, status_of(store, fetcher, mounts))
+        audits = Audits(store, documents, trust, fetcher.condemn)
+        api = ApiServer(config.api_address, status_of(store, fetcher, mounts), audits)
         stack.callback(api.stop)
         api.start()
         # Last up, first down: containerd must never meet a half-built daemon.

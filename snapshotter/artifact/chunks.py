@@ -157,9 +157,7 @@ def decode_chunks(raw: bytes, manifest: Manifest) -> ChunkList:
                 f"chunk list {digest} has {len(blob.chunks)} bytes of digests for the "
                 f"{blob.size} bytes of {blob.digest[:160]}"
             )
-        blobs[parse_digest(blob.digest)] = ChunkDigests(
-            blob.size, document.chunk_size, blob.chunks
-        )
+        blobs[parse_digest(blob.digest)] = ChunkDigests(blob.size, document.chunk_size, blob.chunks)
     for wanted in blobs_of(manifest).values():
         if wanted.digest not in blobs or blobs[wanted.digest].size != wanted.size:
             raise ArtifactError(

@@ -306,6 +306,8 @@ class Blob:
 
     def _condemn(self) -> None:
         with self._flushing, self._lock:
+            # What was verified the kernel may be reading by itself: it must not see holes.
+            empty = not self._verified
             self._bad = True
             self._verified = False
             self._lose()
@@ -314,8 +316,9 @@ class Blob:
             try:
                 self._map.unlink(missing_ok=True)
                 durable.sync_directory(self._map.parent)
-                os.ftruncate(self._fd, 0)
-                os.ftruncate(self._fd, self.size)
+                if empty:
+                    os.ftruncate(self._fd, 0)
+                    os.ftruncate(self._fd, self.size)
             except OSError as error:
                 # Without its map the data counts for nothing; if even the map stays, it
                 # is not marked verified and the next life hashes these bytes again.

@@ -58,9 +58,7 @@ class Verification:
         while (offset := self._position + done) < end:
             count = blob.readinto(offset, buffer[: end - offset])
             if count == 0:
-                raise CacheError(
-                    f"{blob.path} of the cache ends at {offset} of {self._size} bytes"
-                )
+                raise CacheError(f"{blob.path} of the cache ends at {offset} of {self._size} bytes")
             self._hasher.update(buffer[:count])
             done += count
         self._position += done

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from snapshotter.cache.blob import Blob, BlobState
-from snapshotter.cache.errors import CacheError, DigestMismatch
+from snapshotter.cache.errors import CacheError
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.gate import Gate
 from snapshotter.fetch.gates import Crew, gate_of
@@ -80,7 +80,7 @@ class Fetcher:
         self._closed = False
         self._local = threading.local()
         self._verifier = Verifier(
-            self._verified, self._condemn, self._busy, sift=self._sift, on_failed=self._settle
+            self._verified, self.condemn, self._busy, sift=self._sift, on_failed=self._settle
         )
         self._threads = [
             threading.Thread(target=self._run, name=f"modelpack-fetch-{number}", daemon=True)
@@ -376,17 +376,19 @@ class Fetcher:
         download = self._downloads.get(blob.digest)
         return download.gate if download is not None else None
 
-    def _condemn(self, blob: Blob, error: DigestMismatch) -> None:
+    def condemn(self, blob: Blob, error: CacheError) -> None:
+        """Bytes of ``blob`` were found wrong and were dropped; if all, none is served any more."""
         self.stats.count_blob(right=False)
         with self._lock:
             download = self._downloads.get(blob.digest)
             waiting = []
-            if download is not None:
+            if download is not None and blob.state is BlobState.BAD:
                 download.bad = str(error)
                 waiting = [self._state.drop(read) for read in list(download.reads)]
         for read in waiting:
             hand_over(read, FetchError(str(error)))
-        self._settle(blob, error)
+        if blob.state is BlobState.BAD:
+            self._settle(blob, error)
         self._on_bad(blob)
 
 

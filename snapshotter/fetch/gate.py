@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from snapshotter.fetch.records import LoadedModel, ReadResult
 
 ATTEMPTS = 3
-"""How often a chunk that keeps coming wrong is fetched, if it can be from another host each time."""
+"""How often a chunk that keeps coming wrong is fetched, from another host if there is one."""
 BAD_SECONDS = 30.0
 """How long reads of a chunk that kept coming wrong fail at once."""
 _KEPT = 4

@@ -170,9 +170,21 @@ class Serving:
                 self._session.notify_inval_entry(parent, name)
 
     def condemned(self, blob: Blob) -> None:
-        """Bytes of ``blob`` were wrong: the kernel must not answer from pages it kept."""
-        for path, _ in self._of(blob):
-            self._session.notify_inval_inode(self._tree.nodeid(path))
+        """Bytes of ``blob`` were wrong: the kernel must not answer from pages it kept.
+
+        Nor open it to read it by itself any more; who has it open so keeps what is on the
+        disk, which nobody can take from them.
+        """
+        with self._backing_lock:
+            backing = self._backing.pop(blob.digest, 0)
+        for path, source in self._of(blob):
+            nodeid = self._tree.nodeid(path)
+            self._session.notify_inval_inode(nodeid)
+            if backing and source.whole:
+                parent, name = self._tree.renew(nodeid)
+                self._session.notify_inval_entry(parent, name)
+        if backing:
+            self._session.close_backing(backing)
 
     def _of(self, blob: Blob) -> Iterator[tuple[bytes, Source]]:
         return ((path, source) for path, source in self._paths.items() if source.blob is blob)
@@ -184,7 +196,8 @@ class Serving:
         assert source is not None
         ready = source.whole and self._backing_id(source) != 0
         if self._modes.open(nodeid, ready=ready):
-            return Opened(fh=next(_handles), backing_id=self._backing[source.blob.digest])
+            # None any more when wrong bytes were found meanwhile: the kernel refuses that open.
+            return Opened(fh=next(_handles), backing_id=self._backing.get(source.blob.digest, 0))
         return Opened(fh=next(_handles))
 
     def _backing_id(self, source: Source) -> int:

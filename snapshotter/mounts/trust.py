@@ -57,6 +57,15 @@ class Trust:
                 log.warning("chunk list not kept", model=str(ref), error=str(error))
         return decode_chunks(raw, manifest).blobs
 
+    def known(self, manifest: Manifest) -> Mapping[Digest, ChunkDigests]:
+        """As `chunks`, of what is on this node: empty also where a pinned list is not here."""
+        pin = self._pins.get(manifest.digest)
+        if pin is None:
+            own = self._own.get(manifest)
+            return own.blobs if own is not None else {}
+        raw = self._documents.get(pin)
+        return decode_chunks(raw, manifest).blobs if raw is not None else {}
+
     def _fetch(self, ref: ModelRef, pin: Digest) -> bytes:
         place = Reference(ref.registry, ref.repository, None, ref.digest)
         found = list_referrers(self._registry, place, artifact_types=(CHUNK_LIST,))
