@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def _lines(
 ) -> Iterator[Iterator[dict[str, Any]]]:
     """What a run says, in the daemon where one has the cache."""
     if cache is None and (daemon := _daemon(settings.config.api_address)) is not None:
-        with daemon:
+        with closing(daemon):
             yield _asked(daemon, digest)
         return
     root = Path(settings.config.root)

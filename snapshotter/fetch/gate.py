@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3
 """How often a chunk that keeps coming wrong is fetched, from another host if there is one."""
-BAD_SECONDS = 30.0
+BAD_SECONDS = 10.0
 """How long reads of a chunk that kept coming wrong fail at once."""
 _KEPT = 4
 """Right chunks that are kept in memory of a blob whose bytes the cache does not take."""
