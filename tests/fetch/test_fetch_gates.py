@@ -387,9 +387,10 @@ def test_a_full_disk_stops_no_reader_of_chunks(small_disk, server) -> None:
     # A chunk the cache does not take is kept for the reads that follow.
     assert stage.server.sent_bytes < 3 * SIZE
     damage(server, SIZE - 5)
+    for offset in range(0, SIZE - CHUNK, CHUNK):
+        assert stage.read(offset, CHUNK) == CONTENT[offset : offset + CHUNK]
     with pytest.raises(FetchError, match="wrong 3 times"):
-        for offset in range(0, SIZE, CHUNK):
-            stage.read(offset, CHUNK)
+        stage.read(SIZE - 10, 10)
     stage.close()
     stage.__dict__.clear()
 
