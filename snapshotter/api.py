@@ -24,6 +24,7 @@ from snapshotter.cache.store import BlobStore
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.mounts.table import Mounts
+from snapshotter.registry.client import Registry
 from snapshotter.sockets import listen_unix
 from snapshotter.wsgi import WsgiServer
 
@@ -31,8 +32,8 @@ Status = Callable[[], dict[str, Any]]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
-def status_of(store: BlobStore, fetcher: Fetcher, mounts: Mounts) -> Status:
-    """A function that describes these three as they are when it is called.
+def status_of(store: BlobStore, fetcher: Fetcher, mounts: Mounts, registry: Registry) -> Status:
+    """A function that describes these four as they are when it is called.
 
     Sizes in bytes, times in seconds; ``present_bytes`` counts what is on this
     node's disk of each model, each blob once.
@@ -55,6 +56,7 @@ def status_of(store: BlobStore, fetcher: Fetcher, mounts: Mounts) -> Status:
                 "right_chunks": fetcher.stats.right_chunks,
                 "wrong_chunks": fetcher.stats.wrong_chunks,
             },
+            "hosts": registry.describe(),
             "models": [mounted.describe() for mounted in mounts.mounted()],
         }
 

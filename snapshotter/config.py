@@ -10,7 +10,7 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -124,8 +124,14 @@ def _explain(message: str) -> str:
         return re.sub(r" - at `\$\.?(.*?)`", r" (at \1)", message)
     key, section = unknown[1], unknown[2] or ""
     options: type[msgspec.Struct] = Config
+    section = section.replace(
+        "[...]", "[]"
+    )  # a key of the administrator's own, as msgspec shows it
     for name in filter(None, section.split(".")):
-        options = next(f.type for f in msgspec.structs.fields(options) if f.name == name)
+        table = name.removesuffix("[]")
+        options = next(f.type for f in msgspec.structs.fields(options) if f.name == table)
+        if table != name:
+            options = get_args(options)[1]
     known = [field.name for field in msgspec.structs.fields(options)]
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

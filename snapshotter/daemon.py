@@ -99,7 +99,8 @@ def running(config: Config) -> Iterator[None]:
             )
             stack.callback(mirror.stop)
         audits = Audits(store, documents, trust, fetcher.condemn)
-        api = ApiServer(config.api_address, status_of(store, fetcher, mounts), audits)
+        status = status_of(store, fetcher, mounts, registry)
+        api = ApiServer(config.api_address, status, audits)
         stack.callback(api.stop)
         api.start()
         # Last up, first down: containerd must never meet a half-built daemon.

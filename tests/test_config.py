@@ -45,6 +45,18 @@ def test_an_unknown_section_is_named() -> None:
         parse_config({"mirrors": {}}, "test")
 
 
+def test_an_unknown_key_in_a_table_of_the_administrators_own_is_named() -> None:
+    tables = {"registry": {"limits": {"r.example:5000": {"conections": 1}}}}
+    with pytest.raises(ConfigError, match=r"unknown key 'conections'.*did you mean 'connections'"):
+        parse_config(tables, "test")
+
+
+def test_limits_of_a_host_are_read() -> None:
+    limits = {"r.example:5000": {"connections": 4, "bytes_per_second": "10MiB"}}
+    config = parse_config({"registry": {"limits": limits}}, "test")
+    assert config.registry.limits["r.example:5000"].bytes_per_second == 10 << 20
+
+
 def test_a_value_of_the_wrong_type_is_named_with_its_key() -> None:
     with pytest.raises(ConfigError, match=r"Expected `int`, got `str`.*mounts\.uid"):
         parse_config({"mounts": {"uid": "root"}}, "test")

@@ -1,4 +1,4 @@
-"""`modelpack`: build, push, inspect, pull, mount, watch and measure models."""
+"""`modelpack`: build, push, inspect, pull, mount, watch and measure models; examine a node."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import structlog
 from snapshotter import __version__
 from snapshotter.cli.bench import bench
 from snapshotter.cli.build import build, push
+from snapshotter.cli.config import config
+from snapshotter.cli.doctor import doctor
 from snapshotter.cli.index import index
 from snapshotter.cli.inspect import inspect
 from snapshotter.cli.mount import mount, umount
@@ -33,6 +35,8 @@ Examples:
   modelpack status
   modelpack verify
   modelpack bench --list
+  modelpack doctor
+  modelpack config containerd
 """
 
 
@@ -57,7 +61,10 @@ def cli(context: click.Context, config_path: Path | None) -> None:
     _log_warnings_only()
 
 
-for command in (build, push, index, inspect, pull, mount, umount, status, verify, bench):
+for command in (
+    *(build, push, index, inspect, pull, mount, umount),
+    *(status, verify, bench, doctor, config),
+):
     cli.add_command(command)
 
 

@@ -74,6 +74,12 @@ def _show(answer: dict[str, Any], console: Console) -> None:
             f"wrong bytes since it started: {wrong['wrong_blobs']} blobs, "
             f"{wrong['wrong_chunks']} chunks; none of them is served, the log names them"
         )
+    for host in answer["hosts"]:
+        if host["state"] != "ok":
+            console.print(
+                f"{host['host']} is {host['state']} after {host['failures']} failures in a row, "
+                f"asked again in {host['asked_again_in_seconds']:.0f} s: {host['last_error']}"
+            )
     if not answer["models"]:
         console.print("no model is mounted")
         return

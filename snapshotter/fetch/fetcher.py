@@ -27,12 +27,14 @@ from snapshotter.fetch.plan import backoff, next_range
 from snapshotter.fetch.records import Download, Flight, LoadedModel, Read, ReadResult
 from snapshotter.fetch.state import State
 from snapshotter.fetch.stats import FetchStats
+from snapshotter.fetch.streams import Run
 from snapshotter.fetch.strict import StrictGate
 from snapshotter.fetch.verifier import Verifier
 from snapshotter.fetch.verify_options import VerifyOptions
 from snapshotter.fetch.worker import PIECE, Worker, from_cache, hand_over
 from snapshotter.registry.blobs import BlobOrigin, RangeBody
-from snapshotter.registry.errors import RegistryError
+from snapshotter.registry.errors import Busy, RegistryError
+from snapshotter.throttle import Throttle
 
 if TYPE_CHECKING:
     from snapshotter.artifact.chunks import ChunkDigests
@@ -76,6 +78,7 @@ class Fetcher:
         self._downloads: WeakValueDictionary[Digest, Download] = WeakValueDictionary()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
+        self._told = Throttle()
         self._idle = 0
         self._closed = False
         self._local = threading.local()
@@ -127,13 +130,48 @@ class Fetcher:
         with self._lock:
             self._state.remove_model(model)
 
+    def arrange(
+        self, model: LoadedModel, order: Sequence[Blob], pieces: Mapping[Blob, Sequence[int]]
+    ) -> None:
+        """Complete ``model`` in ``order``; blobs of it that are not named come last.
+
+        ``pieces`` are sorted offsets where tensors begin and end in a blob: ahead of a reader
+        inside one nothing is fetched behind its end, until the reader goes on to the next.
+        """
+        with self._lock:
+            if model not in self._state.models:
+                return
+            known = {download.blob: download for download in model.origins}
+            named = [known[blob] for blob in order if blob in known]
+            model.arrange(list(dict.fromkeys([*named, *model.origins])))
+            for blob, places in pieces.items():
+                if blob in known:
+                    known[blob].pieces = places
+            self._wake(time.monotonic())
+
+    def prefetch(self, model: LoadedModel, ranges: Sequence[tuple[Blob, int, int]]) -> None:
+        """Fetch ``[start, end)`` of blobs of ``model`` in this order, behind what readers wait for.
+
+        Does not wait, does not count as reading, and begins no completion of the model.
+        """
+        with self._lock:
+            if model not in self._state.models:
+                return
+            known = {download.blob: download for download in model.origins}
+            model.prefetch.extend(
+                (known[blob], max(0, start), min(end, blob.size))
+                for blob, start, end in ranges
+                if blob in known
+            )
+            self._work.notify_all()
+
     def read(
         self,
         model: LoadedModel,
         blob: Blob,
         offset: int,
         size: int,
-        stream: Hashable,
+        stream: Hashable | None,
         deliver: Callable[[ReadResult], None],
     ) -> None:
         """Ask for ``size`` bytes from ``offset`` of ``blob``; less only at its end.
@@ -144,7 +182,8 @@ class Fetcher:
 
         ``stream`` names the reader, an open file for instance: reading forward is
         found for each. So ask for every read of a blob that is not complete, also of
-        bytes that are there already.
+        bytes that are there already. None is nobody: such a read says nothing of reads to
+        come, and begins no completion of the model.
         """
         if offset < 0 or size < 0:
             raise ValueError(f"cannot read {size} bytes at {offset}")
@@ -171,13 +210,25 @@ class Fetcher:
             if download is None or model not in self._state.models or download not in model.origins:
                 read = None
             else:
-                run = self._state.note(model, download, start, end, stream, now)
+                run = (
+                    Run(start, end, end - start)
+                    if stream is None
+                    else self._state.note(model, download, start, end, stream, now)
+                )
                 deadline = now + self._options.read_deadline
                 read = Read(download, model, start, end, run, deadline, deliver)
         if read is None:
             deliver(FetchError(f"{blob.digest} is no longer served: its model was unloaded"))
         else:
             self._answer_or_park(read)
+
+    def use(self, model: LoadedModel) -> None:
+        """The kernel reads a file of ``model`` by itself: that counts as reading it."""
+        with self._lock:
+            if self._options.background and model in self._state.models:
+                begin = time.monotonic() + self._options.background_delay
+                model.background_at = min(model.background_at, begin)
+                self._work.notify()
 
     def close(self) -> None:
         """Fail the reads that wait, and end the threads. Idempotent."""
@@ -287,12 +338,16 @@ class Fetcher:
         if closed:
             body.close()
 
+    def asking(self, flight: Flight, position: int, end: int) -> int:
+        with self._lock:
+            return self._state.asking(flight, position, end)
+
     def landed(self, flight: Flight, data: memoryview, failure: CacheError | None) -> list[Read]:
         self.stats.count_bytes(len(data))
         download = flight.download
         now = time.monotonic()
         with self._lock:
-            ready = self._state.landed(flight, data, cached=failure is None)
+            ready = self._state.landed(flight, data, cached=failure is None, now=now)
             expired = self._state.expire(now)
             if failure is not None:
                 if self._state.uncached_until < now:
@@ -307,37 +362,49 @@ class Fetcher:
         download = flight.download
         asked = getattr(error, "retry_after", None)
         with self._lock:
-            delay = backoff(self._options, download.failures, asked, random.random())
+            if isinstance(error, Busy):
+                delay = error.retry_after or 0.0
+            else:
+                delay = backoff(self._options, download.failures, asked, random.random())
             failed = self._state.ended(flight, error, delay, time.monotonic())
             closed = self._closed
         self._verifier.put(download.blob)
-        if error is not None and not closed:
-            level = log.warning if failed or download.failures == 1 else log.debug
-            level(
-                "range failed",
-                blob=flight.model.origins[download].name,
-                start=flight.start,
-                end=flight.end,
-                error=str(error),
-                failures=download.failures,
-                failed_reads=len(failed),
-                next_attempt_in=round(delay, 1),
-            )
+        # Reads that fail are told of where their file is known.
+        if error is not None and not closed and not failed and not isinstance(error, Busy):
+            self._tell(flight, error, delay)
         for read in failed:
             failure = FetchError(str(error))
             failure.__cause__ = error
             hand_over(read, failure)
 
+    def _tell(self, flight: Flight, error: Exception, delay: float) -> None:
+        """One line for all failures of one kind at a host: a storm has thousands."""
+        kind = getattr(error, "host", ""), type(error), getattr(error, "status", None)
+        kept_back = self._told.admit(kind)
+        if kept_back is not None:
+            log.info(
+                "range failed, trying again",
+                blob=flight.model.origins[flight.download].name,
+                start=flight.start,
+                end=flight.end,
+                error=str(error),
+                next_attempt_in=round(delay, 1),
+                alike_not_logged=kept_back,
+            )
+
     def _fail_late(self, expired: list[Read]) -> None:
         for read in expired:
-            failure = FetchError(
-                f"{read.model.origins[read.download].name}: bytes {read.start}-{read.end - 1} "
-                f"did not come within {self._options.read_deadline:g} s; "
-                f"last error: {read.download.last_error or 'none, the registry is too slow'}"
-            )
-            failure.__cause__ = read.download.last_error
-            log.warning("a read failed", error=str(failure))
-            hand_over(read, failure)
+            hand_over(read, self._late(read))
+
+    def _late(self, read: Read) -> FetchError:
+        last = read.download.last_error
+        failure = FetchError(
+            f"{read.model.origins[read.download].name}: bytes {read.start}-{read.end - 1} "
+            f"did not come within {self._options.read_deadline:g} s; "
+            f"last error: {last or 'none, the registry is too slow'}"
+        )
+        failure.__cause__ = last
+        return failure
 
     # Verification
 

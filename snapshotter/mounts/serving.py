@@ -29,11 +29,14 @@ from snapshotter.mounts.files import Source, nodes_of
 from snapshotter.mounts.iomode import IoModes
 from snapshotter.mounts.loader import Model
 from snapshotter.mounts.options import MountOptions
+from snapshotter.mounts.prefetch import Prefetch
+from snapshotter.throttle import Throttle
 
 log = structlog.get_logger(__name__)
 
 FILESYSTEM = "modelpack"
 """Shown by mount(8) as type ``fuse.modelpack``."""
+_told = Throttle()
 _handles = itertools.count(1)
 """File handles, never used twice: the fetcher tells streams apart by them."""
 
@@ -64,6 +67,8 @@ class Serving:
         self._backing: dict[Digest, int] = {}
         self._backing_lock = threading.Lock()
         self._passthrough = options.passthrough
+        self._readahead = options.readahead
+        self._cold_readahead = min(options.cold_readahead, options.readahead)
         nodes = nodes_of(model, options)
         self._paths = {
             path: node.content
@@ -99,12 +104,14 @@ class Serving:
                 ),
             )
             self._session.start()
-            set_readahead(directory, options.readahead // 1024)
+            self._set_readahead()
             self._device = directory.lstat().st_dev
         except BaseException:
             unmount(directory, lazy=True)
             os.close(self._fd)
             raise
+        self.prefetch = Prefetch(model, fetcher, options)
+        self.prefetch.start()
 
     @property
     def ended(self) -> threading.Event:
@@ -129,6 +136,7 @@ class Serving:
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
+        self.prefetch.stop()
         if not self.ended.is_set():
             self._session.stop()
         os.close(fd)
@@ -161,6 +169,7 @@ class Serving:
 
     def verified(self, blob: Blob) -> None:
         """From now on the kernel may read ``blob`` itself: also files somebody holds open."""
+        self._set_readahead()
         if not (self._passthrough and self._session.passthrough):
             return
         for path, source in self._of(blob):
@@ -186,6 +195,13 @@ class Serving:
         if backing:
             self._session.close_backing(backing)
 
+    def _set_readahead(self) -> None:
+        """For files opened from now on: the kernel looks at it in open(2)."""
+        if not self.model.loaded.complete:
+            set_readahead(self.directory, self._cold_readahead // 1024)
+        elif self._cold_readahead != self._readahead:
+            set_readahead(self.directory, self._readahead // 1024)
+
     def _of(self, blob: Blob) -> Iterator[tuple[bytes, Source]]:
         return ((path, source) for path, source in self._paths.items() if source.blob is blob)
 
@@ -196,6 +212,7 @@ class Serving:
         assert source is not None
         ready = source.whole and self._backing_id(source) != 0
         if self._modes.open(nodeid, ready=ready):
+            self._fetcher.use(self.model.loaded)
             # None any more when wrong bytes were found meanwhile: the kernel refuses that open.
             return Opened(fh=next(_handles), backing_id=self._backing.get(source.blob.digest, 0))
         return Opened(fh=next(_handles))
@@ -228,14 +245,7 @@ class Serving:
 
         def deliver(result: ReadResult) -> None:
             if isinstance(result, FetchError):
-                log.warning(
-                    "read failed",
-                    model=str(self.model.ref),
-                    file=source.path,
-                    offset=request.offset,
-                    size=request.size,
-                    error=str(result),
-                )
+                self._tell(source, request, result)
                 request.fail(errno.EIO)
             else:
                 request.reply(*result)
@@ -248,6 +258,20 @@ class Serving:
             request.fh,
             deliver,
         )
+
+    def _tell(self, source: Source, request: ReadRequest, error: FetchError) -> None:
+        """One line for all reads that failed for one reason: a storm has thousands."""
+        kept_back = _told.admit(error.kind)
+        if kept_back is not None:
+            log.warning(
+                "read failed",
+                model=str(self.model.ref),
+                file=source.path,
+                offset=request.offset,
+                size=request.size,
+                error=str(error),
+                alike_not_logged=kept_back,
+            )
 
 
 def _state(blobs: Iterable[Blob]) -> str:

@@ -19,6 +19,7 @@ from snapshotter.registry.credentials import Credential, Lookup, find_credential
 from snapshotter.registry.errors import BadAnswer, Unauthorized
 from snapshotter.registry.failures import status_error
 from snapshotter.registry.hosts import Host, address_of, is_http_url
+from snapshotter.registry.secrets import remember
 
 _CLIENT_ID = "modelpack-snapshotter"
 _TOKEN_LIMIT = 1 << 20
@@ -103,6 +104,8 @@ class Authorizer:
 
     def _renew(self, grant: _Grant, access: Access, challenge: Challenge) -> None:
         found = self._find(access)
+        if (known := found.credential) is not None:
+            remember(known.password, known.identity_token, known.basic.partition(" ")[2])
         grant.challenge, grant.story = challenge, found.story
         if challenge.scheme == "basic":
             if found.credential is None:
@@ -110,6 +113,7 @@ class Authorizer:
             grant.header, grant.expires = found.credential.basic, None
             return
         token, lifetime = self._token(access, challenge, found)
+        remember(token)
         grant.header = f"Bearer {token}"
         # A token that ends while a request is on its way costs a second request.
         grant.expires = time.monotonic() + 0.9 * lifetime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
@@ -10,6 +11,7 @@ from urllib.parse import urlencode
 from snapshotter.artifact.digest import Digest
 from snapshotter.registry.auth import Access, Authorizer
 from snapshotter.registry.connections import Pool, PooledResponse
+from snapshotter.registry.doubts import Doubts
 from snapshotter.registry.errors import (
     BadAnswer,
     NoRanges,
@@ -21,8 +23,10 @@ from snapshotter.registry.errors import (
 from snapshotter.registry.exchange import Hop, exchange
 from snapshotter.registry.failures import status_error
 from snapshotter.registry.hosts import Capability, Host, address_of
+from snapshotter.registry.limits import Limits
 from snapshotter.registry.ranges import wrong_length, wrong_range
-from snapshotter.registry.upstream import Upstreams
+from snapshotter.registry.source import Source
+from snapshotter.registry.upstream import Attempt, Upstreams
 
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
 """What object storage answers for a signed location that has run out (400: Google's)."""
@@ -87,7 +91,8 @@ class RegistryBlob(BlobOrigin):
     """A blob of a repository, read through the hosts configured for its registry.
 
     Where a host redirected to is remembered and asked directly from then on,
-    until it refuses: signed locations of object storage live some minutes.
+    until it refuses: signed locations of object storage live some minutes. A host
+    that gave something wrong of this blob is asked last for a while.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class RegistryBlob(BlobOrigin):
         upstreams: Upstreams,
         authorizer: Authorizer,
         pool: Pool,
+        limits: Limits,
     ) -> None:
         self._registry = registry
         self._repository = repository
@@ -108,9 +114,10 @@ class RegistryBlob(BlobOrigin):
         self._upstreams = upstreams
         self._authorizer = authorizer
         self._pool = pool
-        self._location: tuple[Host, str] | None = None
+        self._limits = limits
+        self._locations: dict[str, str] = {}
+        self._doubts = Doubts()
         self._answered = ""
-        self._distrusted: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -125,41 +132,69 @@ class RegistryBlob(BlobOrigin):
             raise ValueError(f"range {start}-{end} is outside of {self.name}, {self._size} bytes")
         if start == end:
             return _NoBody()
-        if (location := self._location) is not None:
-            host, url = location
-            try:
-                response = self._get(host, Hop(url, False, {}), start, end)
-            except RegistryError:
-                self._location = None
-                raise
-            if response.status not in _EXPIRED:
-                return self._body(host, response, start, end, own=False)
-            response.discard()
-            self._location = None
-        return self._upstreams.ask(
-            self._registry,
-            Capability.PULL,
-            partial(self._open_at, start=start, end=end),
-            last=self._distrusted,
-        )
+        try:
+            return self._upstreams.attempt(
+                self._registry,
+                Capability.PULL,
+                self._digest,
+                partial(self._open_at, start=start, end=end),
+                avoided=self._doubts.hosts(time.monotonic()),
+            )
+        except BadAnswer as error:
+            self._doubts.judge(error, start)
+            raise
 
     def distrust(self) -> None:
         # With ranges in flight from several hosts it may hit the wrong one, which costs
         # an attempt: the next wrong bytes name the other.
-        self._distrusted |= {self._answered}
-        self._location = None
+        self._doubts.distrust(self._answered, time.monotonic())
+        self._locations.pop(self._answered, None)
 
-    def _open_at(self, host: Host, start: int, end: int) -> RangeBody:
+    def _open_at(self, host: Host, attempt: Attempt, *, start: int, end: int) -> RangeBody:
+        limiter = self._limits.of(host)
+        limiter.enter()
+        source = Source(attempt, limiter, partial(self._ended, host, start))
+        try:
+            response = self._answer(host, start, end)
+        except BaseException as error:
+            limiter.leave()
+            if isinstance(error, RegistryError):
+                self._doubts.note(host.url, error, time.monotonic())
+            raise
+        attempt.answered()
+        self._answered = host.url
+        return _RegistryBody(response, start, end, source)
+
+    def _ended(self, host: Host, start: int, error: RegistryError | None) -> None:
+        if error is None:
+            self._doubts.believe(host.url, start)
+            return
+        self._locations.pop(host.url, None)
+        self._doubts.note(host.url, error, time.monotonic())
+        if isinstance(error, BadAnswer):
+            self._doubts.judge(error, start)
+
+    def _answer(self, host: Host, start: int, end: int) -> PooledResponse:
+        """The right answer of ``host`` or of where it sends us; its body is still to come."""
+        if (location := self._locations.get(host.url)) is not None:
+            try:
+                response = self._get(host, Hop(location, False, {}), start, end)
+                if response.status not in _EXPIRED:
+                    return self._checked(host, response, start, end, own=False)
+            except RegistryError:
+                self._locations.pop(host.url, None)
+                raise
+            response.discard()
+            self._locations.pop(host.url, None)
         url = f"{host.url}/{self._repository}/blobs/{self._digest}{query(host)}"
         access = Access(host, self._repository)
         response, hop = exchange(
             access, self._authorizer, url, lambda hop: self._get(host, hop, start, end)
         )
-        body = self._body(host, response, start, end, own=hop.own)
-        self._answered = host.url
+        response = self._checked(host, response, start, end, own=hop.own)
         if not hop.own:
-            self._location = host, hop.url
-        return body
+            self._locations[host.url] = hop.url
+        return response
 
     def _get(self, host: Host, hop: Hop, start: int, end: int) -> PooledResponse:
         return self._pool.get(
@@ -174,10 +209,10 @@ class RegistryBlob(BlobOrigin):
     def _asked(self) -> str:
         return f"blob {self._digest} of {self._repository}"
 
-    def _body(
+    def _checked(
         self, host: Host, response: PooledResponse, start: int, end: int, *, own: bool
-    ) -> RangeBody:
-        """The body, once status and headers say that it is the range asked for."""
+    ) -> PooledResponse:
+        """The answer, once status and headers say that it is the range asked for."""
         try:
             if response.status in _EXPIRED and not own:
                 raise self._storage_refuses(host, response)
@@ -185,7 +220,7 @@ class RegistryBlob(BlobOrigin):
         except BaseException:
             response.close()
             raise
-        return _RegistryBody(response, start, end)
+        return response
 
     def _storage_refuses(self, host: Host, response: PooledResponse) -> RegistryError:
         address, status = address_of(response.url), response.status
@@ -235,29 +270,45 @@ class RegistryBlob(BlobOrigin):
 class _RegistryBody(RangeBody):
     """Bytes off the wire; the connection is reused when they have all been read."""
 
-    def __init__(self, response: PooledResponse, start: int, end: int) -> None:
+    def __init__(self, response: PooledResponse, start: int, end: int, source: Source) -> None:
         self._response = response
+        self._start = start
         self._position = start
         self._end = end
+        self._source = source
 
     def readinto(self, buffer: memoryview) -> int:
         wanted = min(len(buffer), self._end - self._position)
         if wanted == 0:
             return 0
         try:
-            got = self._response.readinto(buffer[:wanted])
-            if got < wanted:
-                raise self._response.error(self._truncated(got))
-            self._position += got
+            self._take(buffer[:wanted])
             if self._position == self._end:
                 self._finish()
-        except BaseException:
+                self._source.delivered()
+        except RegistryError as error:
             self._response.close()
+            self._source.failed(error)
             raise
-        return got
+        except BaseException:
+            self.close()
+            raise
+        return wanted
 
     def close(self) -> None:
+        # First, or a reader that this wakes would blame the host.
+        self._source.closed(began=self._position > self._start)
         self._response.close()
+
+    def _take(self, buffer: memoryview) -> None:
+        piece = self._source.piece or len(buffer)
+        for first in range(0, len(buffer), piece):
+            part = buffer[first : first + piece]
+            got = self._response.readinto(part)
+            self._position += got
+            if got < len(part):
+                raise self._response.error(self._truncated())
+            self._source.slow_down(got)
 
     def _finish(self) -> None:
         # A chunked body tells its end only now; of others nothing is left to read.
@@ -268,9 +319,9 @@ class _RegistryBody(RangeBody):
             )
         self._response.release()
 
-    def _truncated(self, got: int) -> RegistryError:
+    def _truncated(self) -> RegistryError:
         host = address_of(self._response.url)
-        missing = self._end - self._position - got
+        missing = self._end - self._position
         return Unreachable(
             f"{host} broke off {self._response.asked}: {missing} bytes of the range are missing",
             host=host,

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
+from typing import Any, TypeVar
 
 from snapshotter.artifact.descriptor import Descriptor
 from snapshotter.artifact.digest import Digest, digest_of, parse_digest
 from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.mediatypes import OCI_INDEX
 from snapshotter.registry.auth import Access, Authorizer
-from snapshotter.registry.blobs import BlobOrigin, RegistryBlob, query
+from snapshotter.registry.blobs import BlobOrigin, RangeBody, RegistryBlob, query
 from snapshotter.registry.connections import Pool
 from snapshotter.registry.control import Answer, Control
-from snapshotter.registry.errors import BadAnswer
+from snapshotter.registry.errors import BadAnswer, Busy
 from snapshotter.registry.exchange import Hop, exchange
 from snapshotter.registry.failures import is_registry_error, status_error
 from snapshotter.registry.hosts import Capability, Host
+from snapshotter.registry.limits import Limits
 from snapshotter.registry.options import RegistryOptions
 from snapshotter.registry.reference import Reference
 from snapshotter.registry.referrers import Page
@@ -34,6 +37,7 @@ ACCEPTED = (
     "application/vnd.docker.distribution.manifest.v2+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
+_T = TypeVar("_T")
 _GENERIC = ("", "application/json", "text/plain", "application/octet-stream")
 
 
@@ -53,6 +57,7 @@ class Registry:
         self._pool = Pool(self._options)
         self._authorizer = Authorizer(self._control, self._options.docker_config)
         self._upstreams = Upstreams(self._options, skip=skip_hosts)
+        self._limits = Limits(self._options.limits)
         self._uploader = Uploader(self._options, self._control, self._authorizer, self._upstreams)
 
     def close(self) -> None:
@@ -62,11 +67,11 @@ class Registry:
 
     def resolve(self, ref: Reference) -> Descriptor:
         """Media type, digest and size of the manifest or index that ``ref`` names now."""
-        return self._upstreams.ask(ref.registry, _capability(ref), partial(self._resolve, ref))
+        return self._ask_hosts(ref, partial(self._resolve, ref))
 
     def manifest(self, ref: Reference) -> tuple[Descriptor, bytes]:
         """The manifest or index and its bytes, which have the descriptor's digest."""
-        return self._upstreams.ask(ref.registry, _capability(ref), partial(self._manifest, ref))
+        return self._ask_hosts(ref, partial(self._manifest, ref))
 
     def blob(self, ref: Reference, descriptor: Descriptor, *, limit: int) -> bytes:
         """A whole small blob, verified. More than ``limit`` bytes are refused unread."""
@@ -74,7 +79,7 @@ class Registry:
         if descriptor.size > limit:
             raise BadAnswer(f"{origin.name} has {descriptor.size} bytes, at most {limit} are read")
         content = bytearray(descriptor.size)
-        with origin.open(0, descriptor.size) as body:
+        with _opened(origin, self._options.answer_timeout) as body:
             body.readinto(memoryview(content))
         if digest_of(content, like=descriptor.digest) != descriptor.digest:
             raise BadAnswer(
@@ -94,6 +99,7 @@ class Registry:
             upstreams=self._upstreams,
             authorizer=self._authorizer,
             pool=self._pool,
+            limits=self._limits,
         )
 
     def referrers_page(self, ref: Reference, query: str) -> Page | None:
@@ -102,7 +108,10 @@ class Registry:
         See :func:`~snapshotter.registry.referrers.list_referrers`, which puts them together.
         """
         return self._upstreams.ask(
-            ref.registry, Capability.RESOLVE, partial(self._referrers, ref, query)
+            ref.registry,
+            Capability.RESOLVE,
+            f"referrers of {ref.digest}",
+            partial(self._referrers, ref, query),
         )
 
     def has_blob(self, ref: Reference, digest: Digest) -> bool:
@@ -118,6 +127,13 @@ class Registry:
     def put_manifest(self, ref: Reference, media_type: str, raw: bytes) -> Digest:
         """Store a manifest under ``ref``'s digest if it has one, else its tag."""
         return self._uploader.put_manifest(ref, media_type, raw)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The hosts that were asked, and how they fare: see :meth:`Upstreams.describe`."""
+        return self._upstreams.describe()
+
+    def _ask_hosts(self, ref: Reference, request: Callable[[Host], _T]) -> _T:
+        return self._upstreams.ask(ref.registry, _capability(ref), _asked(ref), request)
 
     def _resolve(self, ref: Reference, host: Host) -> Descriptor:
         answer = self._ask(ref, host, "HEAD")
@@ -188,6 +204,18 @@ class Registry:
         url = f"{host.url}/{ref.repository}/manifests/{ref.target}{query(host)}"
         answer, _ = exchange(Access(host, ref.repository), self._authorizer, url, send)
         return answer
+
+
+def _opened(origin: BlobOrigin, patience: float) -> RangeBody:
+    """The whole blob; where the host is at its limits, wait for them."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return origin.open(0, origin.size)
+        except Busy as error:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(error.retry_after or 0.0)
 
 
 def _capability(ref: Reference) -> Capability:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import io
 import select
 import socket
 import threading
@@ -16,13 +17,16 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from snapshotter.registry.control import USER_AGENT
 from snapshotter.registry.errors import RegistryError, Unreachable
-from snapshotter.registry.failures import UNUSABLE_URL, connection_error
+from snapshotter.registry.failures import UNUSABLE_URL, TooSlow, connection_error
 from snapshotter.registry.hosts import Tls, address_of
 from snapshotter.registry.options import RegistryOptions
+from snapshotter.registry.pace import Pace
 from snapshotter.registry.proxies import proxy_for
 from snapshotter.registry.tls import tls_context
 
@@ -167,6 +171,9 @@ class Pool:
             connection.close()
             raise
         connection.sock.settimeout(self._options.read_timeout)
+        connection.response_class = partial(  # type: ignore[assignment]
+            _PacedResponse, Pace(self._options.min_rate, self._options.read_timeout)
+        )
         return connection
 
     def _keep(self, response: PooledResponse) -> None:
@@ -185,6 +192,44 @@ class Pool:
     def _forget(self, response: PooledResponse) -> None:
         with self._lock:
             self._active.discard(response)
+
+
+class _PacedResponse(http.client.HTTPResponse):
+    """An answer given up when it trickles: a socket's timeout begins anew with every byte."""
+
+    def __init__(self, pace: Pace, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        pace.restart()
+        self.fp = io.BufferedReader(_PacedSocket(self.fp.detach(), pace))
+
+    def begin(self) -> None:
+        super().begin()
+        # How long the registry thought is no measure of how fast the body comes.
+        pace = getattr(getattr(self.fp, "raw", None), "pace", None)
+        if pace is not None:
+            pace.restart()
+
+
+class _PacedSocket(io.RawIOBase):
+    """The socket's file, whose bytes are counted against the time they take to come."""
+
+    def __init__(self, raw: io.RawIOBase, pace: Pace) -> None:
+        self.pace = pace
+        self._raw = raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        began = time.monotonic()
+        count: int | None = self._raw.readinto(buffer)
+        if self.pace.too_slow(count or 0, time.monotonic() - began) and count:
+            raise TooSlow(f"{self.pace.received} bytes in {self.pace.waited:.0f} s")
+        return count
+
+    def close(self) -> None:
+        super().close()
+        self._raw.close()
 
 
 class PooledResponse:

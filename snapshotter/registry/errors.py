@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from snapshotter.errors import ModelpackError
+from snapshotter.registry.secrets import scrub
 
 
 class InvalidReference(ModelpackError, ValueError):
@@ -17,7 +18,8 @@ class RegistryError(ModelpackError):
     """A registry did not give, or take, what was asked.
 
     ``temporary`` says whether the same request may succeed when tried again
-    later; ``retry_after`` is the pause in seconds the server asked for.
+    later; ``retry_after`` is the pause in seconds the server asked for. The message
+    holds no secret that was sent to anybody.
     """
 
     def __init__(
@@ -29,7 +31,7 @@ class RegistryError(ModelpackError):
         temporary: bool = False,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(scrub(message))
         self.host = host
         self.status = status
         self.temporary = temporary
@@ -54,6 +56,32 @@ class Untrusted(RegistryError):
 
 class Overloaded(RegistryError):
     """429 or 5xx: the server cannot answer now. Temporary."""
+
+
+class LeftAlone(RegistryError):
+    """Not asked: the host failed too often of late, at last in the way of ``last``, at
+    ``failed_at`` of the monotonic clock. Temporary."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        host: str,
+        last: RegistryError | None,
+        failed_at: float,
+        retry_after: float,
+    ) -> None:
+        status = last.status if last is not None else None
+        super().__init__(message, host=host, status=status, temporary=True, retry_after=retry_after)
+        self.last = last
+        self.failed_at = failed_at
+
+
+class Busy(RegistryError):
+    """Not asked now: the limits configured for the host are used up. No failure of anybody."""
+
+    def __init__(self, message: str, *, host: str, retry_after: float) -> None:
+        super().__init__(message, host=host, temporary=True, retry_after=retry_after)
 
 
 class BadAnswer(RegistryError):

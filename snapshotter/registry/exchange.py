@@ -13,6 +13,7 @@ from urllib.parse import urljoin, urlsplit
 from snapshotter.registry.auth import Access, Authorizer
 from snapshotter.registry.errors import BadAnswer
 from snapshotter.registry.hosts import address_of, is_http_url
+from snapshotter.registry.secrets import remember_location
 
 FOR_READING = frozenset({301, 302, 303, 307, 308})
 FOR_WRITING = frozenset({307, 308})
@@ -68,6 +69,7 @@ def exchange(
         if response.status in redirects and location:
             response.discard()
             url = redirect_target(url, location)
+            remember_location(url)
             continue
         return response, hop
     host = access.host.address

@@ -31,6 +31,10 @@ _DETAIL_LIMIT = 200
 _RETRY_AFTER_LIMIT = 3600.0
 
 
+class TooSlow(OSError):
+    """Bytes came, but too few; the text says how many in what time."""
+
+
 def connection_error(error: Exception, url: str, asked: str) -> RegistryError:
     """For an exception of httpx, http.client or a socket; ``asked`` is what was wanted of whom."""
     host = one_line(address_of(url))
@@ -54,6 +58,12 @@ def connection_error(error: Exception, url: str, asked: str) -> RegistryError:
                 host=host,
             )
         return Untrusted(f"{start}: TLS failed: {cause.reason or cause}", host=host)
+    if isinstance(cause, TooSlow):
+        return Unreachable(
+            f"{host} gave only {cause} of {asked}, less than `min_rate` of [registry]: given up",
+            host=host,
+            temporary=True,
+        )
     if isinstance(cause, httpx.TimeoutException | TimeoutError):
         return Unreachable(
             f"{start} in time; check the network, proxy and firewall between",

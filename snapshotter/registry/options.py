@@ -7,6 +7,27 @@ import msgspec
 from snapshotter.units import ByteSize, Seconds
 
 
+class HostLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[registry.limits."HOST"]``: what may be taken from one host, all models together.
+
+    ``HOST`` is the address asked, a registry or mirror (``mirror.example:5000``; ``docker.io``
+    for Docker Hub), or ``_default`` for each host that has no limits of its own. Bytes that a
+    registry redirects to its storage count as the registry's. A host at its limits is waited
+    for; no other host of hosts.toml is asked in its place.
+    """
+
+    connections: int = 0
+    """Ranges of blobs asked for at the same time; 0: no limit but that of ``[fetch]``."""
+    requests_per_second: float = 0.0
+    """Ranges asked for per second; 0: no limit."""
+    bytes_per_second: ByteSize = ByteSize(0)
+    """Bytes of blobs per second; 0: no limit."""
+
+    def __post_init__(self) -> None:
+        if self.connections < 0 or self.requests_per_second < 0 or self.bytes_per_second < 0:
+            raise ValueError("limits must be 0 or more")
+
+
 class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[registry]``: how registries are reached."""
 
@@ -21,6 +42,9 @@ class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """How long to wait for a connection."""
     read_timeout: Seconds = Seconds(30)
     """How long to wait for the next bytes of an answer."""
+    min_rate: ByteSize = ByteSize(1 << 10)
+    """Bytes per second below which a blob's connection is given up, measured over
+    ``read_timeout`` of waiting for them; 0: any rate will do."""
     answer_timeout: Seconds = Seconds(60)
     """How long one manifest, token or error answer may take altogether."""
     commit_timeout: Seconds = Seconds(600)
@@ -31,3 +55,21 @@ class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Connections per host that are kept open for the next blob read."""
     idle_timeout: Seconds = Seconds(50)
     """How long an unused connection is kept."""
+    avoid_failed: Seconds = Seconds(30)
+    """How long a host of hosts.toml that failed is asked after all others."""
+    breaker_failures: int = 5
+    """Failures in a row (no answer, 5xx, broken bodies) after which a host is left alone;
+    0: never."""
+    breaker_pause: Seconds = Seconds(1)
+    """How long a host is left alone the first time, jittered. Then one request tries it, and the
+    pause doubles when that fails too."""
+    breaker_max_pause: Seconds = Seconds(10)
+    """Longest such pause. Keep it well below ``read_deadline`` of ``[fetch]``."""
+    max_retry_after: Seconds = Seconds(300)
+    """Longest pause a host may ask for (``Retry-After``); it is left alone that long."""
+    limits: dict[str, HostLimits] = {}
+    """Limits for hosts, see below."""
+
+    def __post_init__(self) -> None:
+        if self.breaker_failures < 0:
+            raise ValueError("breaker_failures must be 0 or more")

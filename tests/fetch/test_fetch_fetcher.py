@@ -252,6 +252,20 @@ def test_a_registry_that_stays_away_fails_the_read_at_its_deadline(stage) -> Non
     assert stage.read(0, 10) == CONTENT[:10]
 
 
+@with_options(FetchOptions(background=False, read_deadline=Seconds(0.5), **QUICK))
+def test_after_a_read_waited_too_long_those_behind_it_wait_for_one_attempt(stage) -> None:
+    """Readers of one page come one after the other: each would wait for a deadline of its own."""
+    stage.server.before = lambda answer, start, end: answer.fail(503)
+    with pytest.raises(FetchError, match="did not come within"):
+        stage.read(0, 10)
+    for _ in range(20):
+        asked = len(stage.server.requests)
+        with pytest.raises(FetchError, match="503") as caught:
+            stage.read(0, 10)
+        assert "did not come within" not in str(caught.value)
+        assert len(stage.server.requests) > asked
+
+
 def test_wrong_bytes_are_found_and_nothing_is_served_any_more(stage, tmp_path) -> None:
     wrong = bytearray(CONTENT)
     wrong[20 * MIB] ^= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -35,6 +35,8 @@ class Reply:
     """Send this and nothing else."""
     hold: threading.Event | None = None
     """Keep the connection open until then."""
+    trickle: Iterable[bytes] = ()
+    """After ``raw``: a piece now and then, until ``hold``."""
 
 
 class ScriptedServer:
@@ -74,6 +76,10 @@ class ScriptedServer:
                 if reply.raw is not None:
                     self.wfile.write(reply.raw)
                     self.close_connection = True
+                    for piece in reply.trickle:
+                        if reply.hold is not None and reply.hold.wait(0.02):
+                            return
+                        self.wfile.write(piece)
                     if reply.hold is not None:
                         reply.hold.wait(20)
                     return

@@ -117,7 +117,29 @@ def test_a_range_outside_of_the_blob_is_the_callers_mistake(registry: Registry) 
 def test_a_range_answered_with_the_whole_blob_is_an_error(registry: Registry) -> None:
     error = failure(registry, lambda request: Reply(200, {}, CONTENT))
     assert isinstance(error, NoRanges)
-    assert not error.temporary
+
+
+def test_a_wrong_answer_is_believed_the_third_time(registry: Registry) -> None:
+    bad = True
+    right = ranged(CONTENT)
+
+    def answer(request: Request) -> Reply:
+        return Reply(200, {}, CONTENT) if bad else right(request)
+
+    with scripted(answer) as server:
+        blob = origin(registry, server)
+        hopes = []
+        for _ in range(4):
+            with pytest.raises(NoRanges) as caught:
+                blob.open(10, 1000)
+            hopes.append(caught.value.temporary)
+        assert hopes == [True, True, False, False]
+        bad = False
+        assert read(blob, 10, 1000) == CONTENT[10:1000]
+        bad = True
+        with pytest.raises(NoRanges) as caught:
+            blob.open(10, 1000)
+        assert caught.value.temporary
 
 
 def test_the_whole_blob_may_be_answered_with_the_whole_blob(registry: Registry) -> None:
@@ -136,7 +158,6 @@ def test_another_range_than_asked_for_is_an_error(registry: Registry, content_ra
         registry, lambda request: Reply(206, {"Content-Range": content_range}, CONTENT[10:1000])
     )
     assert isinstance(error, BadAnswer)
-    assert not error.temporary
 
 
 @pytest.mark.parametrize("length", [989, 991])
@@ -198,7 +219,7 @@ def test_a_chunked_body_shorter_than_the_range_is_temporary(registry: Registry) 
         (404, NotFound, False),
         (403, Unauthorized, False),
         (401, Unauthorized, False),
-        (400, BadAnswer, False),
+        (400, BadAnswer, True),
         (500, Overloaded, True),
         (503, Overloaded, True),
         (429, Overloaded, True),
@@ -211,7 +232,7 @@ def test_a_status_says_whether_to_try_again(
     assert type(error) is kind
     assert error.status == status
     assert error.temporary is temporary
-    assert error.retry_after == (3.0 if temporary else None)
+    assert error.retry_after == (3.0 if status >= 429 else None)
 
 
 def test_a_connection_closed_while_idle_is_replaced_unseen(registry: Registry) -> None:

@@ -18,14 +18,16 @@ from snapshotter.registry.client import Registry
 from snapshotter.registry.errors import (
     BadAnswer,
     InvalidHostsFile,
+    LeftAlone,
     NotFound,
+    Overloaded,
     RegistryError,
     Unreachable,
     Untrusted,
 )
 from snapshotter.registry.options import RegistryOptions
 from snapshotter.registry.reference import Reference
-from snapshotter.units import ByteSize
+from snapshotter.units import ByteSize, Seconds
 
 OCI = "application/vnd.oci.image.manifest.v1+json"
 MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI}).encode()
@@ -364,3 +366,31 @@ def test_a_proxy_of_the_environment_is_used_by_both_planes(
         registry.manifest(reference)
     assert "hunter2" not in str(caught.value)
     registry.close()
+
+
+def test_a_host_that_is_left_alone_is_shown_with_its_last_error() -> None:
+    with scripted(lambda request: Reply(503)) as server:
+        options = RegistryOptions(
+            certs_d=(), docker_config="/nonexistent", breaker_failures=2, breaker_pause=Seconds(60),
+            breaker_max_pause=Seconds(60),
+        )  # fmt: skip
+        registry = Registry(options)
+        reference = Reference.parse(f"{server.address}/m:v1")
+        for _ in range(2):
+            with pytest.raises(Overloaded):
+                registry.manifest(reference)
+        (told,) = registry.describe()
+        assert told["host"] == server.address
+        assert told["state"] == "left alone"
+        assert told["asked_again_in_seconds"] > 0
+        assert "answered 503 for manifest v1 of m" in told["last_error"]
+        blob = registry.origin(
+            server.address, "m", Descriptor("x/y", digest_of(b"blob"), len(b"blob"))
+        )
+        asked = len(server.requests)
+        with pytest.raises(LeftAlone, match="answered 503 for manifest v1 of m") as caught:
+            blob.open(0, 4)
+        assert len(server.requests) == asked
+        assert caught.value.temporary
+        assert caught.value.status == 503
+        registry.close()
