@@ -20,6 +20,7 @@ from snapshotter.fetch.options import FetchOptions
 from snapshotter.images.options import MirrorOptions
 from snapshotter.mounts.options import MountOptions
 from snapshotter.registry.options import RegistryOptions
+from snapshotter.unpack.options import UnpackOptions
 from snapshotter.units import UnitError, decode_unit
 
 DEFAULT_PATH = Path("/etc/modelpack-snapshotter/config.toml")
@@ -77,6 +78,7 @@ class Config(_Section, frozen=True):
     registry: RegistryOptions = RegistryOptions()
     cache: CacheOptions = CacheOptions()
     fetch: FetchOptions = FetchOptions()
+    unpack: UnpackOptions = UnpackOptions()
     mounts: MountOptions = MountOptions()
     log: LogOptions = LogOptions()
 

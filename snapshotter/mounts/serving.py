@@ -218,6 +218,9 @@ class Serving:
             else:
                 request.reply(*result)
 
+        if source.unpacked is not None:
+            source.unpacked.read(source.offset + request.offset, request.size, deliver)
+            return
         self._fetcher.read(
             self.model.loaded,
             source.blob,
