@@ -50,6 +50,7 @@ def test_a_model_is_pulled_in_kilobytes_and_read_in_full(
 ) -> None:
     pull(model.tag)
     assert snapshotter.status()["fetched_bytes"] == 0
+    size = sum(path.stat().st_size for path in model.source.rglob("*"))
 
     target = str(containerd.machine.directory("mounted"))
     mount_image(containerd, model.tag, target)
@@ -57,10 +58,10 @@ def test_a_model_is_pulled_in_kilobytes_and_read_in_full(
     with Container(containerd, "reader", mounts=[mount]) as container:
         listing = container.ask("find /models -type f").splitlines()
         assert len(listing) == len(model.sums)
-        assert snapshotter.status()["fetched_bytes"] == 0
+        # Small files and heads of weights come by themselves, and nothing else does.
+        assert snapshotter.status()["fetched_bytes"] < size // 20
         assert read_sums(container.ask(sums_command("/models")), "/models") == model.sums
         assert "Read-only file system" in container.ask("touch /models/x || true")
-    size = sum(path.stat().st_size for path in model.source.rglob("*"))
     assert snapshotter.status()["fetched_bytes"] <= size
 
 

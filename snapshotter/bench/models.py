@@ -14,6 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapshotter.tensors.index import drive
+from snapshotter.tensors.safetensors import index_safetensors
+
 _NOISE = 8 << 20
 _HIDDEN = 2048
 _MIB = 1 << 20
@@ -114,14 +117,13 @@ def write_safetensors(path: Path, tensors: Sequence[Tensor]) -> None:
 def read_tensors(path: Path) -> list[tuple[int, int]]:
     """Offset in the file and length of each tensor of a safetensors file, in file order."""
     with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    spans = [
-        (8 + length + entry["data_offsets"][0], entry["data_offsets"][1] - entry["data_offsets"][0])
-        for name, entry in header.items()
-        if name != "__metadata__"
-    ]
-    return sorted(span for span in spans if span[1])
+
+        def read(offset: int, length: int) -> bytes:
+            file.seek(offset)
+            return file.read(length)
+
+        index = drive(index_safetensors(path.stat().st_size, str(path)), read)
+    return [(tensor.offset, tensor.size) for tensor in index.tensors if tensor.size]
 
 
 _GGUF_ALIGNMENT = 32

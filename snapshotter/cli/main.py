@@ -1,4 +1,4 @@
-"""`modelpack`: build, push, inspect, pull, mount, watch and measure models."""
+"""`modelpack`: build, push, inspect, pull, mount, watch and measure models; examine a node."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import structlog
 from snapshotter import __version__
 from snapshotter.cli.bench import bench
 from snapshotter.cli.build import build, push
+from snapshotter.cli.config import config
+from snapshotter.cli.doctor import doctor
 from snapshotter.cli.inspect import inspect
 from snapshotter.cli.mount import mount, umount
 from snapshotter.cli.options import Settings
@@ -30,6 +32,8 @@ Examples:
   modelpack pull --namespace k8s.io registry.example.com/models/qwen3:8b
   modelpack status
   modelpack bench --list
+  modelpack doctor
+  modelpack config containerd
 """
 
 
@@ -54,7 +58,7 @@ def cli(context: click.Context, config_path: Path | None) -> None:
     _log_warnings_only()
 
 
-for command in (build, push, inspect, pull, mount, umount, status, bench):
+for command in (build, push, inspect, pull, mount, umount, status, bench, doctor, config):
     cli.add_command(command)
 
 

@@ -11,7 +11,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -25,6 +25,7 @@ from snapshotter.fetch.plan import backoff, next_range
 from snapshotter.fetch.records import Download, Flight, LoadedModel, Read, ReadResult
 from snapshotter.fetch.state import State
 from snapshotter.fetch.stats import FetchStats
+from snapshotter.fetch.streams import Run
 from snapshotter.fetch.verifier import Verifier
 from snapshotter.fetch.worker import PIECE, Worker, from_cache, hand_over
 from snapshotter.registry.blobs import BlobOrigin, RangeBody
@@ -107,13 +108,48 @@ class Fetcher:
         with self._lock:
             self._state.remove_model(model)
 
+    def arrange(
+        self, model: LoadedModel, order: Sequence[Blob], pieces: Mapping[Blob, Sequence[int]]
+    ) -> None:
+        """Complete ``model`` in ``order``; blobs of it that are not named come last.
+
+        ``pieces`` are sorted offsets where tensors begin and end in a blob: ahead of a reader
+        inside one nothing is fetched behind its end, until the reader goes on to the next.
+        """
+        with self._lock:
+            if model not in self._state.models:
+                return
+            known = {download.blob: download for download in model.origins}
+            named = [known[blob] for blob in order if blob in known]
+            model.arrange(list(dict.fromkeys([*named, *model.origins])))
+            for blob, places in pieces.items():
+                if blob in known:
+                    known[blob].pieces = places
+            self._wake(time.monotonic())
+
+    def prefetch(self, model: LoadedModel, ranges: Sequence[tuple[Blob, int, int]]) -> None:
+        """Fetch ``[start, end)`` of blobs of ``model`` in this order, behind what readers wait for.
+
+        Does not wait, does not count as reading, and begins no completion of the model.
+        """
+        with self._lock:
+            if model not in self._state.models:
+                return
+            known = {download.blob: download for download in model.origins}
+            model.prefetch.extend(
+                (known[blob], max(0, start), min(end, blob.size))
+                for blob, start, end in ranges
+                if blob in known
+            )
+            self._work.notify_all()
+
     def read(
         self,
         model: LoadedModel,
         blob: Blob,
         offset: int,
         size: int,
-        stream: Hashable,
+        stream: Hashable | None,
         deliver: Callable[[ReadResult], None],
     ) -> None:
         """Ask for ``size`` bytes from ``offset`` of ``blob``; less only at its end.
@@ -124,7 +160,8 @@ class Fetcher:
 
         ``stream`` names the reader, an open file for instance: reading forward is
         found for each. So ask for every read of a blob that is not complete, also of
-        bytes that are there already.
+        bytes that are there already. None is nobody: such a read says nothing of reads to
+        come, and begins no completion of the model.
         """
         if offset < 0 or size < 0:
             raise ValueError(f"cannot read {size} bytes at {offset}")
@@ -135,7 +172,11 @@ class Fetcher:
             if download is None or model not in self._state.models or download not in model.origins:
                 read = None
             else:
-                run = self._state.note(model, download, start, end, stream, now)
+                run = (
+                    Run(start, end, end - start)
+                    if stream is None
+                    else self._state.note(model, download, start, end, stream, now)
+                )
                 deadline = now + self._options.read_deadline
                 read = Read(download, model, start, end, run, deadline, deliver)
         if read is None:
@@ -249,12 +290,16 @@ class Fetcher:
         if closed:
             body.close()
 
+    def asking(self, flight: Flight, position: int, end: int) -> int:
+        with self._lock:
+            return self._state.asking(flight, position, end)
+
     def landed(self, flight: Flight, data: memoryview, failure: CacheError | None) -> list[Read]:
         self.stats.count_bytes(len(data))
         download = flight.download
         now = time.monotonic()
         with self._lock:
-            ready = self._state.landed(flight, data, cached=failure is None)
+            ready = self._state.landed(flight, data, cached=failure is None, now=now)
             expired = self._state.expire(now)
             if failure is not None:
                 if self._state.uncached_until < now:

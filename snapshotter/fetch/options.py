@@ -10,12 +10,11 @@ _KIB, _MIB = 1 << 10, 1 << 20
 
 
 class FetchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[fetch]``: which bytes are brought, and when."""
-
     """``[fetch]``: which bytes are brought, and with how many connections."""
 
-    connections: int = 8
-    """Ranges fetched at the same time, all models together."""
+    connections: int = 16
+    """Ranges fetched at the same time at most, all models together. Of each registry some are
+    fetched at once, and more while that makes it faster."""
 
     reserved: int = 2
     """Of these, how many only ever fetch what a reader waits for, so that a small read never
@@ -38,6 +37,10 @@ class FetchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Complete a model that is being read, in the order of its files, with the connections that
     readers leave free."""
 
+    background_rate: ByteSize = ByteSize(0)
+    """Bytes per second that completing models in the background may take; 0: no limit. What
+    readers wait for, and what is fetched ahead of them, does not count."""
+
     background_delay: Seconds = Seconds(10)
     """Time from the first read of a model to its completion in the background."""
 
@@ -56,5 +59,7 @@ class FetchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         if not 0 <= self.reserved < self.connections:
             raise ValueError("reserved must be 0 or more and less than connections")
+        if self.background_rate < 0:
+            raise ValueError("background_rate must be 0 or more")
         if self.grain < 1 or self.range_size < self.grain:
             raise ValueError("range_size must be grain or more, and grain 1 or more")

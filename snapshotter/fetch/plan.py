@@ -1,10 +1,13 @@
 """The one decision: which range does a free connection fetch next?
 
 Pure functions over the state, in the order of what matters: a reader that waits,
-then the bytes just ahead of a sequential reader, then completing a model.
+then what every reader of a model will want, then the bytes just ahead of a sequential
+reader, then completing a model.
 """
 
 from __future__ import annotations
+
+from bisect import bisect_left
 
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.records import Download, Range, Read
@@ -15,21 +18,22 @@ FIRST_WINDOW = 1 << 20
 """Bytes fetched ahead of a reader that has just proved sequential."""
 
 
+KERNEL_AHEAD = 2 << 20
+"""Bytes behind the end of what is really read that the kernel may ask for."""
+
 LONG_WAIT = 0.5
 """Seconds a read waits for a flight to come to it before it gets a range of its own."""
 
 
 def next_range(state: State, now: float) -> Range | None:
     """What a free connection fetches next, or None when there is nothing to do now."""
-    streaming = sum(flight.streaming for flight in state.flights)
-    room = streaming < state.options.connections - state.options.reserved
-    chosen = _demand(state, now, room)
-    if chosen is None and room and now >= state.uncached_until:
-        chosen = _readahead(state, now) or _background(state, now)
+    chosen = _demand(state, now)
+    if chosen is None and now >= state.uncached_until:
+        chosen = _prefetch(state, now) or _readahead(state, now) or _background(state, now)
     return chosen
 
 
-def _demand(state: State, now: float, room: bool) -> Range | None:
+def _demand(state: State, now: float) -> Range | None:
     """The first piece nobody fetches yet of the read that has waited longest."""
     for read in state.reads:
         download = read.download
@@ -37,7 +41,8 @@ def _demand(state: State, now: float, room: bool) -> Range | None:
             continue
         gap = download.unclaimed(read.start, read.end, read.received)
         if gap is not None:
-            return _demanded(read, gap, state.options, now, room and now >= state.uncached_until)
+            room = now >= state.uncached_until and state.room(read.model, download)
+            return _demanded(read, gap, state.options, now, room)
         if (cutting := _overtaking(read, state.options, now)) is not None:
             return cutting
     return None
@@ -52,8 +57,12 @@ def _overtaking(read: Read, options: FetchOptions, now: float) -> Range | None:
         return None
     start, end = read.start - read.start % options.grain, _round_up(read.end, options.grain)
     for flight in read.download.flights:
-        # Only where the flight has not been asked for bytes behind the cut already.
-        if flight.cursor < start < flight.end and flight.wait_for(start, now) > LONG_WAIT:
+        # Only where no bytes behind the cut are being received already.
+        if (
+            flight.cursor < start
+            and flight.asked <= start < flight.end
+            and flight.wait_for(start, now) > LONG_WAIT
+        ):
             return Range(read.model, read.download, start, min(end, flight.end), False, flight)
     return None
 
@@ -68,7 +77,8 @@ def _demanded(
         room and now >= download.stream_at and is_sequential(read.run, options.sequential_after)
     )
     if streaming:
-        end = _round_up(read.end, _step(read.run, options))
+        ahead = _round_up(read.end, _step(read.run, options))
+        end = max(end, min(ahead, _piece_end(download, read.run)))
     elif room and read.run.credit >= 2 * grain and read.run.reads > 1:
         # A run that begins: fetch as much again, so that it grows in few round trips.
         end = _round_up(read.end + read.run.credit, grain)
@@ -81,35 +91,59 @@ def _demanded(
     return Range(read.model, download, *gap, streaming)
 
 
+def _prefetch(state: State, now: float) -> Range | None:
+    """The next range that was asked for ahead of all reads."""
+    for model in state.models:
+        for _ in range(len(model.prefetch)):
+            download, start, end = model.prefetch[0]
+            gap = download.unclaimed(start, end)
+            if gap is None or download.bad is not None:
+                model.prefetch.popleft()
+            elif now < download.stream_at or not state.room(model, download):
+                model.prefetch.rotate(-1)
+            else:
+                stop = min(gap[1], gap[0] + state.options.range_size)
+                return Range(model, download, gap[0], stop, streaming=True)
+    return None
+
+
 def _readahead(state: State, now: float) -> Range | None:
     """The nearest piece ahead of any sequential reader."""
     nearest: tuple[int, Range] | None = None
     for run, (model, download) in state.ahead.items():
         if now < download.stream_at or download.bad is not None or download.blob.complete:
             continue
+        if not state.room(model, download):
+            continue
         size = download.blob.size
-        gap = download.unclaimed(run.head, min(run.head + _window(run, state.options), size))
+        end = min(run.head + _window(run, state.options), _piece_end(download, run), size)
+        gap = download.unclaimed(run.head, end)
         if gap is None or (nearest is not None and gap[0] - run.head >= nearest[0]):
             continue
-        piece = _piece(download, gap[0], _step(run, state.options))
+        start, stop = _piece(download, gap[0], _step(run, state.options))
+        piece = start, min(stop, end)
         nearest = gap[0] - run.head, Range(model, download, *piece, streaming=True)
     return nearest[1] if nearest else None
 
 
 def _background(state: State, now: float) -> Range | None:
     """The next piece of the models that are being completed, the one first added first."""
+    if now < state.background_paid:
+        return None
     for model in state.models:
         if now < model.background_at:
             continue
         for download in model.to_complete():
             if download.bad is not None or now < download.stream_at:
                 continue
+            if not state.room(model, download):
+                continue
             size = download.blob.size
             begin = min(model.focus_offset, size) if download is model.focus else 0
             gap = download.unclaimed(begin, size) or download.unclaimed(0, begin)
             if gap is not None:
                 piece = _piece(download, gap[0], state.options.range_size)
-                return Range(model, download, *piece, streaming=True)
+                return Range(model, download, *piece, streaming=True, background=True)
     return None
 
 
@@ -122,6 +156,20 @@ def backoff(options: FetchOptions, failures: int, asked: float | None, jitter: f
     pause = min(options.first_backoff * 2.0 ** min(failures, 30), options.max_backoff)
     pause *= 0.5 + jitter / 2
     return max(pause, min(asked or 0.0, options.read_deadline))
+
+
+def _piece_end(download: Download, run: Run) -> int:
+    """Where the tensor ends that ``run`` is in; the blob's end once it has gone on to a next.
+
+    Where it begins and how far it has come is what the kernel made of it: it asks for whole
+    pages, for pages around a fault, and for one window or two ahead of a reader.
+    """
+    at = bisect_left(download.pieces, run.head - KERNEL_AHEAD)
+    if at == len(download.pieces):
+        return download.blob.size
+    if at > 0 and run.start + KERNEL_AHEAD < download.pieces[at - 1]:
+        return download.blob.size
+    return download.pieces[at]
 
 
 def _window(run: Run, options: FetchOptions) -> int:

@@ -6,6 +6,7 @@ Plain records; how they change is in state.py.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
@@ -50,9 +51,15 @@ class Flight:
     streaming: bool
     began: float
     cursor: int
+    asked: int
+    """Where what is being received ends: it cannot be cut off any earlier."""
     due: int
     """Where the first read that waits for these bytes ends: land no later than there."""
     body: RangeBody | None = None
+
+    @property
+    def registry(self) -> str:
+        return self.model.registry_of(self.download)
 
     def wait_for(self, offset: int, now: float) -> float:
         """Seconds until ``offset`` lands if it goes on as so far; 0 while nobody can tell."""
@@ -79,6 +86,8 @@ class Download:
     """Time before which nothing is asked for that nobody waits for, after any failure."""
     bad: str | None = None
     """Why nothing of it is served any more."""
+    pieces: Sequence[int] = ()
+    """Where tensors begin and end in it, sorted."""
 
     def unclaimed(self, start: int, end: int, *more: RangeSet) -> tuple[int, int] | None:
         """The first range of ``[start, end)`` neither there, nor in flight, nor in ``more``."""
@@ -118,6 +127,8 @@ class LoadedModel:
     focus: Download | None = None
     """The blob being read forward: completion begins there, and with it at ``focus_offset``."""
     focus_offset: int = 0
+    prefetch: deque[tuple[Download, int, int]] = field(default_factory=deque)
+    """Ranges to fetch once no reader waits, in this order."""
     fetched_bytes: int = 0
     """Bytes fetched for reads of this model and for completing it."""
     places: dict[Download, int] = field(init=False)
@@ -125,14 +136,27 @@ class LoadedModel:
     """Its blobs that are not complete."""
 
     def __post_init__(self) -> None:
-        self.places = {download: place for place, download in enumerate(self.origins)}
-        self.remaining = {d: None for d in self.origins if not d.blob.complete}
+        self.arrange(list(self.origins))
+
+    def arrange(self, order: Sequence[Download]) -> None:
+        """Complete the blobs in ``order``, which has each of them once."""
+        self.places = {download: place for place, download in enumerate(order)}
+        self.remaining = {d: None for d in order if not d.blob.complete}
 
     def to_complete(self) -> list[Download]:
         """What remains: from the blob in focus to the last, then those before."""
         first = self.places[self.focus] if self.focus is not None else 0
         later = [download for download in self.remaining if self.places[download] >= first]
         return later + [download for download in self.remaining if self.places[download] < first]
+
+    def registry_of(self, download: Download) -> str:
+        """Where ``download`` comes from for this model, as ``HOST[:PORT]``."""
+        return self.origins[download].name.partition("/")[0]
+
+    @property
+    def complete(self) -> bool:
+        """Nothing of it needs a registry any more."""
+        return all(download.blob.complete for download in self.origins)
 
     @property
     def total_bytes(self) -> int:
@@ -156,3 +180,5 @@ class Range:
     """More than a reader waits for; the reserved connections take none of these."""
     cut: Flight | None = None
     """A flight that would take long to come this far, and is to end where this range begins."""
+    background: bool = False
+    """Nobody reads there: it counts against the rate of background completion."""

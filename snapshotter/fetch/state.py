@@ -13,11 +13,14 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from snapshotter.fetch.options import FetchOptions
+from snapshotter.fetch.pace import Pace
 from snapshotter.fetch.records import Download, Flight, LoadedModel, Range, Read
 from snapshotter.fetch.streams import Run, follow, is_sequential
 
 MAX_STREAMS = 1024
 """Streams remembered for one blob."""
+MAX_PACES = 256
+"""Registries whose best number of connections is remembered."""
 MAX_AHEAD = 64
 """Sequential runs that are read ahead of at one time."""
 
@@ -36,6 +39,33 @@ class State:
     backing_off: dict[Download, None] = field(default_factory=dict)
     uncached_until: float = 0
     """The cache took no bytes lately: until then fetch only what somebody waits for."""
+    paces: dict[str, Pace] = field(default_factory=dict)
+    """How many large ranges at once, by registry."""
+    background_paid: float = 0
+    """Time until which the rate of background completion has been used up."""
+
+    # Connections
+
+    def room(self, model: LoadedModel, download: Download) -> bool:
+        """Whether one more large range may be fetched for ``model``, and from there."""
+        streaming = [flight for flight in self.flights if flight.streaming]
+        if len(streaming) >= self._most:
+            return False
+        registry = model.registry_of(download)
+        here = sum(flight.registry == registry for flight in streaming)
+        return here < self.pace(registry).limit
+
+    def pace(self, registry: str) -> Pace:
+        pace = self.paces.get(registry)
+        if pace is None:
+            pace = self.paces[registry] = Pace(self._most)
+            if len(self.paces) > MAX_PACES:
+                del self.paces[next(iter(self.paces))]
+        return pace
+
+    @property
+    def _most(self) -> int:
+        return self.options.connections - self.options.reserved
 
     # Models
 
@@ -118,8 +148,11 @@ class State:
         if chosen.cut is not None:
             self.cut(chosen.cut, chosen.start)
         download, start, end = chosen.download, chosen.start, chosen.end
+        if chosen.background and self.options.background_rate:
+            begin = max(self.background_paid, now)
+            self.background_paid = begin + (end - start) / self.options.background_rate
         flight = Flight(
-            download, chosen.model, start, end, chosen.streaming, now, cursor=start, due=end
+            download, chosen.model, start, end, chosen.streaming, now, start, start, due=end
         )
         self.flights[flight] = None
         download.flights.append(flight)
@@ -139,7 +172,12 @@ class State:
             for read in download.reads:
                 read.pending = read.pending or (read.start < end and at < read.end)
 
-    def landed(self, flight: Flight, data: memoryview, *, cached: bool) -> list[Read]:
+    def asking(self, flight: Flight, position: int, end: int) -> int:
+        """Bytes from ``position`` are about to be received: up to where, at most ``end``."""
+        flight.asked = max(position, min(end, flight.end))
+        return flight.asked
+
+    def landed(self, flight: Flight, data: memoryview, *, cached: bool, now: float) -> list[Read]:
         """``data`` arrived at the cursor; take out the reads that can be answered now.
 
         What the cache did not take is copied to the reads that wait for it.
@@ -147,6 +185,9 @@ class State:
         download, start, end = flight.download, flight.cursor, flight.cursor + len(data)
         flight.cursor = end
         flight.model.fetched_bytes += len(data)
+        if flight.streaming:
+            full = not self.room(flight.model, download)
+            self.pace(flight.registry).landed(len(data), now, full=full)
         download.in_flight.remove(start, min(end, flight.end))
         if end >= flight.end or end - flight.start >= self.options.grain:
             download.failures = 0
@@ -199,7 +240,7 @@ class State:
     def next_event(self, now: float) -> float:
         """Seconds until time alone may change what to do; infinite when it never will."""
         times = [model.background_at for model in self.models]
-        times += [self.uncached_until]
+        times += [self.uncached_until, self.background_paid]
         for download in self.backing_off:
             times += [download.demand_at, download.stream_at]
         times += [read.deadline for read in list(self.reads)[:1]]

@@ -29,6 +29,10 @@ class Board(Protocol):
 
     def started(self, flight: Flight, body: RangeBody) -> None: ...
 
+    def asking(self, flight: Flight, position: int, end: int) -> int:
+        """About to receive bytes ``position`` to ``end``; where to stop instead, if earlier."""
+        ...
+
     def landed(
         self, flight: Flight, data: memoryview, failure: CacheError | None
     ) -> list[Read]: ...
@@ -61,7 +65,10 @@ class Worker:
                     self._land(flight, self._buffer[:filled])
                     filled = 0
                     continue
-                count = min(end, due, position + self._step) - position
+                stop = self._board.asking(flight, position, min(end, due, position + self._step))
+                if stop <= position:
+                    continue  # cut off meanwhile
+                count = stop - position
                 count = self._readinto(body, self._buffer[filled : filled + count])
                 if count == 0:
                     raise Unreachable(

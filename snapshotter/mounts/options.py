@@ -19,11 +19,21 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Group of every file, whatever the artifact says."""
     readahead: ByteSize = ByteSize(4 << 20)
     """What the kernel reads ahead of a sequential reader (``read_ahead_kb`` of the mount)."""
+    cold_readahead: ByteSize = ByteSize(1 << 20)
+    """The same while the model is not complete on this node: a page fault anywhere in a mapped
+    file makes the kernel want this much around it, which then has to be fetched."""
     max_read: ByteSize = ByteSize(1 << 20)
     """The largest read the kernel asks for; over 1 MiB needs ``fs.fuse.max_pages_limit`` raised."""
     passthrough: bool = True
     """Let the kernel read complete, verified files from the cache by itself, at native speed
     (Linux 6.9 and newer; the cache must not lie on overlayfs)."""
+    prefetch: bool = True
+    """Fetch small files and the headers of weights once a model is mounted, before they are
+    read, and complete the model in the order of its shards."""
+    prefetch_file: ByteSize = ByteSize(32 << 20)
+    """The largest file that is fetched whole at the mount; none of weights are."""
+    prefetch_total: ByteSize = ByteSize(256 << 20)
+    """How much of such files at most; the smallest are fetched then."""
     threads: int = 2
     """Threads that answer the kernel, for each mounted model; 1 or more."""
 

@@ -29,6 +29,7 @@ from snapshotter.mounts.files import Source, nodes_of
 from snapshotter.mounts.iomode import IoModes
 from snapshotter.mounts.loader import Model
 from snapshotter.mounts.options import MountOptions
+from snapshotter.mounts.prefetch import Prefetch
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,8 @@ class Serving:
         self._backing: dict[Digest, int] = {}
         self._backing_lock = threading.Lock()
         self._passthrough = options.passthrough
+        self._readahead = options.readahead
+        self._cold_readahead = min(options.cold_readahead, options.readahead)
         nodes = nodes_of(model, options)
         self._paths = {
             path: node.content
@@ -99,12 +102,14 @@ class Serving:
                 ),
             )
             self._session.start()
-            set_readahead(directory, options.readahead // 1024)
+            self._set_readahead()
             self._device = directory.lstat().st_dev
         except BaseException:
             unmount(directory, lazy=True)
             os.close(self._fd)
             raise
+        self.prefetch = Prefetch(model, fetcher, options)
+        self.prefetch.start()
 
     @property
     def ended(self) -> threading.Event:
@@ -129,6 +134,7 @@ class Serving:
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
+        self.prefetch.stop()
         if not self.ended.is_set():
             self._session.stop()
         os.close(fd)
@@ -152,6 +158,7 @@ class Serving:
 
     def verified(self, blob: Blob) -> None:
         """From now on the kernel may read ``blob`` itself: also files somebody holds open."""
+        self._set_readahead()
         if not (self._passthrough and self._session.passthrough):
             return
         for path, source in self._of(blob):
@@ -164,6 +171,13 @@ class Serving:
         """Bytes of ``blob`` were wrong: the kernel must not answer from pages it kept."""
         for path, _ in self._of(blob):
             self._session.notify_inval_inode(self._tree.nodeid(path))
+
+    def _set_readahead(self) -> None:
+        """For files opened from now on: the kernel looks at it in open(2)."""
+        if not self.model.loaded.complete:
+            set_readahead(self.directory, self._cold_readahead // 1024)
+        elif self._cold_readahead != self._readahead:
+            set_readahead(self.directory, self._readahead // 1024)
 
     def _of(self, blob: Blob) -> Iterator[tuple[bytes, Source]]:
         return ((path, source) for path, source in self._paths.items() if source.blob is blob)

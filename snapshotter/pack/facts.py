@@ -12,9 +12,11 @@ from typing import Any
 from snapshotter.artifact.config import ModelFacts
 from snapshotter.artifact.mediatypes import Category
 from snapshotter.pack.classify import classify
-from snapshotter.pack.gguf import FILE_TYPES, read_metadata
-from snapshotter.pack.safetensors import count_parameters
 from snapshotter.pack.walk import SourceFile
+from snapshotter.tensors.errors import TensorsError
+from snapshotter.tensors.formats import indexer_of
+from snapshotter.tensors.ggml import FILE_TYPES
+from snapshotter.tensors.index import TensorIndex, drive
 
 _READ_LIMIT = 4 << 20
 _DTYPES = {
@@ -75,7 +77,8 @@ def _format(weights: Sequence[SourceFile]) -> str:
 
 
 def _of_gguf(facts: ModelFacts, file: SourceFile) -> ModelFacts:
-    said = read_metadata(file.source)
+    index = _tensors(file)
+    said = index.metadata if index else {}
     family = _text(said, "general.architecture")
     file_type = said.get("general.file_type")
     return replace(
@@ -106,14 +109,32 @@ def _of_config(facts: ModelFacts, config: dict[str, Any]) -> ModelFacts:
 def _of_safetensors(facts: ModelFacts, weights: Sequence[SourceFile]) -> ModelFacts:
     counts: Counter[str] = Counter()
     for file in weights:
-        if file.path.lower().endswith(".safetensors"):
-            counts += count_parameters(file.source)
+        index = _tensors(file) if file.path.lower().endswith(".safetensors") else None
+        for tensor in index.tensors if index else ():
+            counts[tensor.dtype] += tensor.parameters
     if not counts:
         return facts
     precision = facts.precision or _DTYPES.get(counts.most_common(1)[0][0], "")
     # Quantised weights are packed several to a number, so counting tells nothing.
     size = "" if facts.quantization else format_parameters(counts.total())
     return replace(facts, precision=precision, param_size=size)
+
+
+def _tensors(file: SourceFile) -> TensorIndex | None:
+    """None where the file does not say: facts are guesses, a broken file is pushed as it is."""
+    indexer = indexer_of(file.path)
+    if indexer is None:
+        return None
+    try:
+        with file.source.open("rb") as source:
+
+            def read(offset: int, length: int) -> bytes:
+                source.seek(offset)
+                return source.read(length)
+
+            return drive(indexer(file.size, file.path), read)
+    except (OSError, TensorsError):
+        return None
 
 
 def _license(readme: SourceFile | None) -> str:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from snapshotter.cache.ranges import RangeSet
 from snapshotter.fetch.options import FetchOptions
+from snapshotter.fetch.pace import FIRST
 from snapshotter.fetch.plan import backoff, next_range
 from snapshotter.fetch.records import Download, Flight, LoadedModel, Read
 from snapshotter.fetch.state import State
 from snapshotter.registry.errors import NotFound, Unreachable
-from snapshotter.units import Seconds
+from snapshotter.units import ByteSize, Seconds
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 FOREGROUND = FetchOptions(background=False)
@@ -36,6 +37,11 @@ class Pieces:
         return self.present.first_gap(start, end)
 
 
+@dataclass(frozen=True)
+class Origin:
+    name: str = "registry.example/models/m@sha256:0"
+
+
 class Play:
     """A state, the events that happen to it, and a clock."""
 
@@ -47,7 +53,7 @@ class Play:
         self.answered: list[Read] = []
 
     def add_model(self) -> LoadedModel:
-        model = LoadedModel(dict.fromkeys(self.downloads))
+        model = LoadedModel(dict.fromkeys(self.downloads, Origin()))
         self.state.add_model(model)
         return model
 
@@ -78,7 +84,7 @@ class Play:
         data = memoryview(bytes(end - flight.cursor))
         if cached:
             flight.download.blob.present.add(flight.cursor, end)
-        self.answered += self.state.landed(flight, data, cached=cached)
+        self.answered += self.state.landed(flight, data, cached=cached, now=self.now)
         if flight.cursor >= flight.end:
             self.fail(flight, None)
 
@@ -179,19 +185,49 @@ def test_a_forward_reader_gets_several_large_ranges_at_once() -> None:
     play.downloads[0].blob.present.remove(64 * MIB, GIB)
     play.read(64 * MIB, MIB)
     ranges = play.begin_all()
-    assert len(ranges) == FOREGROUND.connections - FOREGROUND.reserved
+    assert len(ranges) == FIRST
     assert {end - start for _, start, end in ranges} == {16 * MIB}
 
 
 def test_the_reserved_connections_are_left_for_those_who_wait() -> None:
-    play = Play(GIB, GIB)
+    play = Play(GIB, GIB, options=FetchOptions(background=False, connections=5))
     play.read_forward(64 * MIB, step=MIB)
     play.downloads[0].blob.present.remove(64 * MIB, GIB)
     play.read(64 * MIB, MIB)
-    assert len(play.begin_all()) == 6
+    assert len(play.begin_all()) == 3
     play.read(0, of=1)
     play.read(512 * MIB, of=1)
     assert play.begin_all() == [(1, 0, 64 * KIB), (1, 512 * MIB, 512 * MIB + 64 * KIB)]
+
+
+def test_each_registry_has_its_own_number_of_ranges_at_once() -> None:
+    play = Play(GIB, GIB)
+    here, there = play.downloads
+    elsewhere = LoadedModel({there: Origin("other.example/models/m@sha256:0")})
+    play.state.add_model(elsewhere)
+    play.state.remove_model(play.model)
+    play.model = LoadedModel({here: Origin()})
+    play.state.add_model(play.model)
+    play.read_forward(64 * MIB, step=MIB, of=0)
+    play.read_forward(64 * MIB, step=MIB, of=1, model=elsewhere)
+    for download in play.downloads:
+        download.blob.present.remove(64 * MIB, GIB)
+    begun = [blob for blob, _, _ in play.begin_all()]
+    assert (begun.count(0), begun.count(1)) == (FIRST, FIRST)
+
+
+def test_completion_keeps_to_its_rate_and_readers_need_not() -> None:
+    options = FetchOptions(background_delay=Seconds(0), background_rate=ByteSize(MIB))
+    play = Play(GIB, options=options)
+    play.read(GIB - 4 * KIB)
+    assert play.begin_all() == [(0, GIB - 64 * KIB, GIB), (0, 0, 16 * MIB)]
+    play.now += 15.9
+    assert play.begin() is None
+    assert play.state.next_event(play.now) == pytest.approx(0.1)
+    play.read(512 * MIB)
+    assert play.begin_all() == [(0, 512 * MIB, 512 * MIB + 64 * KIB)]
+    play.now += 0.2
+    assert play.begin_all() == [(0, 16 * MIB, 32 * MIB)]
 
 
 def test_reading_a_whole_blob_forward_fetches_every_byte_once() -> None:
@@ -491,3 +527,56 @@ def test_pauses_double_and_keep_to_what_the_server_asks(failures, asked, jitter,
 def test_settings_that_cannot_work_are_refused(wrong) -> None:
     with pytest.raises(ValueError, match="must be"):
         FetchOptions(**wrong)
+
+
+def test_what_is_asked_for_ahead_of_reads_comes_after_readers_and_before_readahead() -> None:
+    play = Play(GIB, MIB, options=FetchOptions(background=False, connections=3, reserved=1))
+    first, second = play.downloads
+    play.model.prefetch.extend([(second, 10, 500_000), (first, 600 * MIB, 601 * MIB)])
+    play.read(0)
+    assert play.begin_all() == [(0, 0, 64 * KIB), (1, 10, 500_000), (0, 600 * MIB, 601 * MIB)]
+    assert play.begin() is None
+
+
+def test_a_range_that_fails_does_not_hold_up_those_behind_it() -> None:
+    play = Play(MIB, MIB)
+    first, second = play.downloads
+    first.stream_at = play.now + 5
+    play.model.prefetch.extend([(first, 0, 1000), (second, 0, 1000)])
+    assert play.begin_all() == [(1, 0, 1000)]
+    play.now += 10
+    assert play.begin_all() == [(0, 0, 1000)]
+
+
+def test_nothing_is_fetched_ahead_behind_the_tensor_a_reader_is_in() -> None:
+    play = Play()
+    play.downloads[0].pieces = [1 * MIB, 21 * MIB, 40 * MIB]
+    play.read_forward(10 * MIB, start=1 * MIB, step=MIB)
+    play.settle()
+    assert list(play.downloads[0].blob.present) == [(1 * MIB, 21 * MIB)]
+
+
+def test_what_the_kernel_reads_behind_a_tensor_is_no_reason_to_fetch_the_next() -> None:
+    play = Play()
+    play.downloads[0].pieces = [1 * MIB, 21 * MIB, 40 * MIB]
+    play.read_forward(21 * MIB, start=1 * MIB, step=MIB)
+    play.settle()
+    assert list(play.downloads[0].blob.present) == [(1 * MIB, 22 * MIB)]
+
+
+def test_a_reader_who_goes_on_to_the_next_tensor_is_read_ahead_of_as_any_other() -> None:
+    play = Play()
+    play.downloads[0].pieces = [1 * MIB, 21 * MIB, 40 * MIB]
+    play.read_forward(24 * MIB, start=1 * MIB, step=MIB)
+    play.settle()
+    ((start, end),) = play.downloads[0].blob.present
+    assert (start, end > 41 * MIB) == (1 * MIB, True)
+
+
+def test_a_model_is_completed_in_the_order_that_was_arranged() -> None:
+    options = FetchOptions(background_delay=Seconds(0))
+    play = Play(MIB, MIB, MIB, options=options)
+    first, second, third = play.downloads
+    play.model.arrange([third, first, second])
+    play.model.background_at = play.now
+    assert [blob for blob, _, _ in play.begin_all()] == [2, 0, 1]

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 from mounts_node import FILES, Node
@@ -26,6 +27,9 @@ from snapshotter.registry.options import RegistryOptions
 from snapshotter.registry.reference import Reference
 from snapshotter.units import Seconds
 
+MakeNode: TypeAlias = Callable[..., Node]
+_ON_DEMAND = MountOptions(prefetch=False)
+
 
 @pytest.fixture(scope="session")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -38,25 +42,25 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_node(tmp_path: Path) -> Iterator[Callable[[], Node]]:
+def make_node(tmp_path: Path) -> Iterator[MakeNode]:
     """Nodes one after the other on the same directories, as a daemon that restarts is."""
     with ExitStack() as stack:
 
-        def make() -> Node:
+        def make(options: MountOptions = _ON_DEMAND, **fetch: Any) -> Node:
             stack.close()
             registry = Registry(RegistryOptions(certs_d=()))
             stack.callback(registry.close)
             store = BlobStore(tmp_path / "cache", CacheOptions())
             stack.callback(store.close)
             fetcher = Fetcher(
-                FetchOptions(read_deadline=Seconds(5)),
+                FetchOptions(**{"read_deadline": Seconds(5), **fetch}),
                 on_verified=lambda blob: mounts.verified(blob),
                 on_bad=lambda blob: mounts.condemned(blob),
             )
             stack.callback(fetcher.close)
             documents = Documents(tmp_path / "documents")
             loader = Loader(registry, documents, store, fetcher)
-            mounts = Mounts(tmp_path / "mounts", loader, fetcher, MountOptions())
+            mounts = Mounts(tmp_path / "mounts", loader, fetcher, options)
             stack.callback(mounts.close)
             return Node(registry, documents, store, fetcher, loader, mounts)
 
@@ -68,7 +72,7 @@ def make_node(tmp_path: Path) -> Iterator[Callable[[], Node]]:
 
 
 @pytest.fixture
-def node(make_node: Callable[[], Node]) -> Node:
+def node(make_node: MakeNode) -> Node:
     return make_node()
 
 

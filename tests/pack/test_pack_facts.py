@@ -10,8 +10,6 @@ from pack_models import write_gguf, write_model
 
 from snapshotter.artifact.config import ModelFacts
 from snapshotter.pack.facts import format_parameters, guess, override
-from snapshotter.pack.gguf import read_metadata
-from snapshotter.pack.safetensors import count_parameters
 from snapshotter.pack.walk import walk
 
 
@@ -81,10 +79,16 @@ def test_parameters_are_written_as_people_say_them(count: int, text: str) -> Non
     assert format_parameters(count) == text
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
-@given(st.binary(max_size=200), st.sampled_from([b"", b"GGUF\x03\0\0\0", b"\x20" + bytes(7)]))
-def test_no_file_is_too_broken_to_be_looked_at(tmp_path: Path, data: bytes, start: bytes) -> None:
-    file = tmp_path / "file"
-    file.write_bytes(start + data)
-    read_metadata(file)
-    count_parameters(file)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"GGUF\x03\0\0\0", b"\x20" + bytes(7)]),
+    st.sampled_from(["file.gguf", "file.safetensors"]),
+)
+def test_no_file_is_too_broken_to_be_looked_at(
+    tmp_path: Path, data: bytes, start: bytes, name: str
+) -> None:
+    for left in tmp_path.iterdir():
+        left.unlink()
+    (tmp_path / name).write_bytes(start + data)
+    assert guess(walk(tmp_path)).format == name.removeprefix("file.")

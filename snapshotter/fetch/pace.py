@@ -1,0 +1,69 @@
+"""How many ranges at once? As many as make it faster, found by trying. Pure.
+
+A registry on the same rack is at its best with a few connections, and every further one costs
+it and us; one that is far away, or gives each connection its share, needs many. So the number
+grows while throughput grows with it, and goes back when it did not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FIRST = 4
+"""Ranges at once before anything is known."""
+GAIN = 1.08
+"""Throughput must grow by this much to make more connections worth it."""
+SECONDS = 0.4
+BYTES = 16 << 20
+"""What one measurement takes at least, of both."""
+PAUSE = 10.0
+"""Seconds until another number is tried after a trial that failed; doubled each time."""
+MAX_PAUSE = 160.0
+
+
+@dataclass(slots=True)
+class Pace:
+    """The number of large ranges to have in flight from one registry: ``limit``."""
+
+    most: int
+    """Never more than these; 1 or more."""
+    limit: int = FIRST
+    before: int = 0
+    """The limit that a trial under way is compared with; 0 when there is no trial."""
+    best: float = 0.0
+    """Bytes per second at the limit before the trial."""
+    since: float | None = None
+    count: int = 0
+    next_trial: float = 0.0
+    pause: float = PAUSE
+
+    def __post_init__(self) -> None:
+        self.limit = min(self.limit, self.most)
+
+    def landed(self, count: int, now: float, *, full: bool) -> None:
+        """``count`` bytes arrived at ``now`` (seconds).
+
+        ``full``: as many ranges as allowed were in flight. Without that a low rate says
+        nothing, and the measurement begins anew.
+        """
+        if not full or self.since is None:
+            self.since, self.count = now, 0
+            return
+        self.count += count
+        took = now - self.since
+        if took < SECONDS or self.count < BYTES:
+            return
+        self._measured(self.count / took, now)
+        self.since, self.count = now, 0
+
+    def _measured(self, rate: float, now: float) -> None:
+        if self.before and rate < self.best * GAIN:
+            self.limit, self.before = self.before, 0
+            self.next_trial, self.pause = now + self.pause, min(2 * self.pause, MAX_PAUSE)
+            return
+        if self.before:
+            self.pause = PAUSE
+        self.before, self.best = 0, rate
+        if now >= self.next_trial and self.limit < self.most:
+            self.before = self.limit
+            self.limit = min(self.most, max(self.limit + 2, self.limit * 3 // 2))
