@@ -20,8 +20,8 @@ from snapshotter.fetch.options import FetchOptions
 from snapshotter.images.options import MirrorOptions
 from snapshotter.mounts.options import MountOptions
 from snapshotter.registry.options import RegistryOptions
-from snapshotter.unpack.options import UnpackOptions
 from snapshotter.units import UnitError, decode_unit
+from snapshotter.unpack.options import UnpackOptions
 
 DEFAULT_PATH = Path("/etc/modelpack-snapshotter/config.toml")
 

@@ -33,6 +33,7 @@ from snapshotter.mounts.table import Mounts
 from snapshotter.registry.client import Registry
 from snapshotter.snapshots.service import serve as serve_snapshots
 from snapshotter.sockets import prepare_socket
+from snapshotter.unpack.unpacker import Unpacker
 
 log = structlog.get_logger(__name__)
 
@@ -77,11 +78,23 @@ def running(config: Config) -> Iterator[None]:
             on_bad=lambda blob: mounts.condemned(blob),
         )
         stack.callback(fetcher.close)
-        loader = Loader(registry, Documents(root / "documents"), store, fetcher)
+        unpacker = Unpacker(
+            store, fetcher, config.unpack, on_bad=lambda blob: mounts.condemned(blob)
+        )
+        loader = Loader(
+            registry,
+            Documents(root / "documents"),
+            store,
+            fetcher,
+            unpacker=unpacker,
+            rules=config.mounts.rules,
+            patience=config.unpack.mount_wait,
+        )
         mounts = Mounts(state / "mounts", loader, fetcher, config.mounts)
         stack.callback(mounts.close)
         # Before the mounts: a verifier that tells the kernel of wrong bytes needs them served.
         stack.callback(fetcher.close)
+        stack.callback(unpacker.close)
         containerd = stack.enter_context(Containerd(Path(config.containerd.address)))
 
         if config.mirror.enabled:

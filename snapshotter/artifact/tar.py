@@ -61,8 +61,12 @@ class Want:
 
     offset: int
     length: int
-    useful: int
-    """So many from ``offset`` are welcome, where they cost little more: what comes next."""
+    useful: int = 0
+    """If more than ``length``: so many are welcome where they cost little more than those."""
+
+    @property
+    def most(self) -> int:
+        return max(self.length, self.useful)
 
 
 @dataclass(frozen=True, slots=True)

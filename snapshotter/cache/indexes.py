@@ -60,6 +60,10 @@ class TarIndexes:
         except OSError as error:
             raise DocumentError(f"cannot write {path}: {error.strerror}") from None
 
+    def remove(self, digest: Digest) -> None:
+        """Forget what turned out to be wrong."""
+        self._path(digest).unlink(missing_ok=True)
+
     def _path(self, digest: Digest) -> Path:
         return self._root / algorithm(digest) / encoded(digest)
 

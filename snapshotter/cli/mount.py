@@ -34,6 +34,7 @@ from snapshotter.mounts.serving import FILESYSTEM, Serving
 from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import Reference
 from snapshotter.units import format_size
+from snapshotter.unpack.unpacker import Unpacker
 
 _PATIENCE = 3.0
 """Seconds to wait for a cache that another mount of the model has."""
@@ -151,7 +152,12 @@ def _serve(
         stack.callback(fetcher.close)
         documents = Documents(cache / encoded(ref.digest) / "documents")
         documents.put(ref.digest, manifest.raw)
-        loader = Loader(registry, documents, store, fetcher)
+        unpacker = Unpacker(store, fetcher, config.unpack, on_bad=condemned)
+        stack.callback(unpacker.close)
+        # Whoever waits here can see that it takes long, and stop it.
+        loader = Loader(
+            registry, documents, store, fetcher, unpacker=unpacker, rules=config.mounts.rules
+        )
         model = loader.load(ref)
         stack.callback(loader.unload, model)
         stay = _Stay()

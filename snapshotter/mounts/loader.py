@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -58,6 +58,17 @@ class Model:
     unpacked: Mapping[Digest, Unpacked] = field(default_factory=dict)
     """Compressed layers, by the digest of the compressed blob."""
 
+    @property
+    def plain(self) -> Layout:
+        """The part of :attr:`layout` that lies in :attr:`blobs`, to plan fetching by."""
+        if not self.unpacked:
+            return self.layout
+        return replace(
+            self.layout,
+            files=tuple(file for file in self.layout.files if not file.compressed),
+            blobs=tuple(blob for blob in self.layout.blobs if blob.digest in self.blobs),
+        )
+
 
 class Loader:
     """Brings the things together that a model needs: registry, documents, cache, fetcher.
@@ -72,8 +83,8 @@ class Loader:
         documents: Documents,
         store: BlobStore,
         fetcher: Fetcher,
-        unpacker: Unpacker | None = None,
         *,
+        unpacker: Unpacker | None = None,
         rules: Rules = STRICT,
         patience: float = math.inf,
     ) -> None:
@@ -200,7 +211,7 @@ class Loader:
         try:
             want = next(steps)
             while True:
-                want = steps.send(self._read(loaded, blob, want.offset, want.useful))
+                want = steps.send(self._read(loaded, blob, want.offset, want.most))
         except StopIteration as done:
             index: TarIndex = done.value
         try:

@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,15 +141,19 @@ class Serving:
 
     def describe(self) -> dict[str, Any]:
         """For `modelpack status`; sizes in bytes, each blob counted once."""
-        blobs = self.model.blobs.values()
+        unpacked = self.model.unpacked.values()
         return {
             "reference": str(self.model.ref),
             "digest": self.model.ref.digest,
             "directory": str(self.directory),
             "files": len(self.model.layout.files),
-            "size_bytes": self.model.loaded.total_bytes,
-            "present_bytes": self.model.loaded.present_bytes,
-            "state": _state(blobs),
+            "size_bytes": self.model.loaded.total_bytes + sum(one.blob.size for one in unpacked),
+            "present_bytes": self.model.loaded.present_bytes
+            + sum(one.blob.size if one.done else one.blob.present_bytes for one in unpacked),
+            "unpacked_bytes": sum(one.passed for one in unpacked),
+            "state": _state(
+                [blob.state for blob in self.model.blobs.values()] + [one.state for one in unpacked]
+            ),
             "passthrough": self._passthrough and self._session.passthrough,
             "mounted_since": self.since,
         }
@@ -245,8 +249,7 @@ class Serving:
         )
 
 
-def _state(blobs: Iterable[Blob]) -> str:
+def _state(states: Collection[BlobState]) -> str:
     """The least of what its blobs are, as `modelpack status` shows it."""
-    states = {blob.state for blob in blobs}
     least = (BlobState.BAD, BlobState.PARTIAL, BlobState.COMPLETE)
     return next((state for state in least if state in states), BlobState.VERIFIED).value

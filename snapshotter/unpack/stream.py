@@ -154,9 +154,7 @@ def index_content(content: Content, where: str) -> TarIndex:
     try:
         want = next(steps)
         while True:
-            want = steps.send(content.read(want.offset, want.useful))
+            want = steps.send(content.read(want.offset, want.most))
     except StopIteration as done:
         index: TarIndex = done.value
         return index
-
-

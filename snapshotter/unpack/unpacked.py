@@ -15,15 +15,15 @@ from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.layers import Archive
 from snapshotter.artifact.names import basename
 from snapshotter.artifact.tar import TarEntry, TarIndex
-from snapshotter.cache.blob import Blob
+from snapshotter.cache.blob import Blob, BlobState
 from snapshotter.cache.errors import CacheError
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.fetcher import ReadResult
+from snapshotter.units import format_size
 from snapshotter.unpack.content import Content
 from snapshotter.unpack.errors import UnpackError
 from snapshotter.unpack.stream import Stream
-from snapshotter.units import format_size
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +77,13 @@ class Unpacked:
     def done(self) -> bool:
         """All of it is there, verified and durable."""
         return self._content.record is not None
+
+    @property
+    def state(self) -> BlobState:
+        """As a blob's: it is verified once it is done."""
+        if self._failure is not None:
+            return BlobState.BAD
+        return BlobState.VERIFIED if self.done else BlobState.PARTIAL
 
     @property
     def failure(self) -> ModelpackError | None:
@@ -199,6 +206,11 @@ class Unpacked:
         """The stream has come further, or to its end."""
         stream = self._stream
         assert stream is not None
+        if None not in (stream.index, self._index) and stream.index != self._index:
+            raise UnpackError(
+                f"{self.archive.where}: its headers are others than when it was unpacked before: "
+                "wrong bytes came, then or now; mount it again"
+            )
         if self._promised:
             others = [entry for entry in stream.entries if not entry.is_directory]
             if len(others) != 1:
@@ -208,7 +220,7 @@ class Unpacked:
                 )
         with self._news:
             self._passed = self._content.size
-            self._index = stream.index
+            self._index = stream.index or self._index
             if self.done:
                 self._stream = None
             ready = []

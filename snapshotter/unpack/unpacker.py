@@ -51,6 +51,8 @@ class _Task:
         self.claims = 1
         self.lingers = False
         """Goes on although nobody has it, for the mount that will be tried again."""
+        self.indexed = False
+        """The index was written down."""
         self.busy = False
         self.paused_until = 0.0
 
@@ -114,6 +116,7 @@ class Unpacker:
             unpacked = task.unpacked
             if unpacked.stream is not None:
                 task.sources.insert(0, self._fetcher.add_model([(blob, origin)]))
+                task.paused_until = 0.0
                 self._start_threads()
                 self._work.notify()
         return unpacked
@@ -145,10 +148,12 @@ class Unpacker:
     def _begin(self, archive: Archive, blob: Blob, diff_id: Digest | None) -> _Task:
         digest = archive.descriptor.digest
         content = Content(self._root / algorithm(digest) / encoded(digest), digest)
-        index, stream = None, None
+        # Known as soon as the last header has passed: a daemon that was killed then shows
+        # the model again at once, though it has to unpack it anew.
+        index, stream = self._indexes.get(digest), None
         if content.record is not None:
             _check_diff_id(archive, content.record.diff_id, diff_id)
-            index = self._indexes.get(digest) or self._index_again(archive, content)
+            index = index or self._index_again(archive, content)
         else:
             stream = Stream(archive, content, diff_id, self._options.max_ratio)
         return _Task(Unpacked(archive, blob, content, index, stream, self._wake), [])
@@ -246,10 +251,13 @@ class Unpacker:
                 more = stream.step()
             except Dry:
                 stream.feed(self._fetch(task, stream))
+                task.paused_until = 0.0
                 return
-            if not more and stream.index is not None:
-                self._keep_index(unpacked.archive.descriptor.digest, stream.index)
+            task.paused_until = 0.0
             unpacked.advanced()
+            if stream.index is not None and not (task.indexed and more):
+                task.indexed = True
+                self._keep_index(unpacked.archive.descriptor.digest, stream.index)
         except (FetchError, CacheError) as error:
             task.paused_until = time.monotonic() + _PAUSE
             task.sources.append(task.sources.pop(0))
@@ -263,6 +271,7 @@ class Unpacker:
 
     def _fail(self, task: _Task, error: ModelpackError) -> None:
         log.error("a compressed layer cannot be served", error=str(error))
+        self._indexes.remove(task.unpacked.archive.descriptor.digest)
         task.unpacked.failed(error)
         self._on_bad(task.unpacked.blob)
 

@@ -76,12 +76,12 @@ def index(data: bytes, wants: list[Want] | None = None) -> TarIndex:
     try:
         want = next(steps)
         while True:
-            assert 0 < want.length <= want.useful
+            assert want.length > 0
             assert want.offset >= 0
-            assert want.offset + want.useful <= len(data)
+            assert want.offset + want.most <= len(data)
             if wants is not None:
                 wants.append(want)
-            want = steps.send(data[want.offset : want.offset + want.useful])
+            want = steps.send(data[want.offset : want.offset + want.most])
     except StopIteration as done:
         return done.value
 

@@ -240,7 +240,7 @@ def test_nothing_lies_behind_a_link(order: int) -> None:
 def test_a_path_that_is_link_and_file_or_two_links_is_an_error() -> None:
     link = TarEntry("d/real", 0, 0, 0, 0, symlink="x")
     for entries in ((REAL, link), (link, REAL)):
-        with pytest.raises(ArtifactError, match=r"is a file in .* a link in|is a link in .* a file"):
+        with pytest.raises(ArtifactError, match=r"is a (file|link) in .* and a (link|file)"):
             links(*entries)
     other = TarEntry("d/real", 0, 0, 0, 0, symlink="y")
     with pytest.raises(ArtifactError, match="one path must be one link"):
