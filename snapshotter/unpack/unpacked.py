@@ -105,8 +105,8 @@ class Unpacked:
     def index(self, patience: float) -> TarIndex:
         """The names and places of its files; waits for at most ``patience`` seconds.
 
-        They are known when the last header has passed, or the first where the producer
-        says that there is one file. Raises :class:`ArtifactError`, :class:`FetchError`, or
+        They are known when all of it has passed and is right, or the first header where the
+        producer says that there is one file. Raises :class:`ArtifactError`, :class:`FetchError`, or
         :class:`UnpackError` when it took too long.
         """
         with self._lock:
@@ -220,9 +220,8 @@ class Unpacked:
                 )
         with self._news:
             self._passed = self._content.size
-            self._index = stream.index or self._index
             if self.done:
-                self._stream = None
+                self._index, self._stream = stream.index, None
             ready = []
             while self._readers and (self._readers[0].end <= self._passed or self.done):
                 ready.append(heapq.heappop(self._readers))
