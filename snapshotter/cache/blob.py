@@ -12,16 +12,18 @@ import hashlib
 import os
 import stat
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from snapshotter.artifact.digest import Digest, algorithm, encoded
-from snapshotter.cache import durable, presence
+from snapshotter.cache import durable, holes, presence
 from snapshotter.cache.errors import CacheError, DigestMismatch
+from snapshotter.cache.quarantine import Quarantine
 from snapshotter.cache.ranges import RangeSet
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class BlobState(enum.Enum):
     VERIFIED = "verified"
     BAD = "bad"
     """It was complete and did not hash to its digest. Nothing of it is there any more, and
-    nothing is taken, until everybody has let go of this object and the blob is opened anew."""
+    nothing is taken, until a pause is over: see :meth:`Blob.forgive`."""
 
 
 class Blob:
@@ -56,11 +58,14 @@ class Blob:
         digest: Digest,
         size: int,
         on_change: Callable[[Blob, int], None] = lambda *_: None,
+        admit: Callable[[int], None] = lambda _: None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         """Open what ``directory`` holds of the blob, or begin with nothing.
 
         ``on_change`` is called after each change a `flush` would make durable, with
-        the bytes just written, from the thread that made it. Raises
+        the bytes just written, from the thread that made it; ``admit`` before each
+        write, with its size, to refuse it by raising :class:`CacheFull`. Raises
         :class:`CacheError` when the files cannot be used, or when the cache holds a
         verified blob of this digest and another size.
         """
@@ -70,6 +75,12 @@ class Blob:
         """The data file; sparse, and right only where `has` says so."""
         self._map = directory / "map"
         self._on_change = on_change
+        self._admit = admit
+        self._quarantine = quarantine or Quarantine(directory / "quarantine")
+        self.sources: set[str] = set()
+        """Hosts that gave bytes of it, for the record should they turn out wrong."""
+        self.used_at = 0.0
+        """When bytes of it were last read or written, seconds since the epoch."""
         self._lock = threading.Lock()
         self._flushing = threading.Lock()  # taken before _lock
         # The kernel lets one thread write to a file at a time, and the others spin for
@@ -83,7 +94,10 @@ class Blob:
         self._present = RangeSet(known.ranges if known else ())
         self._durable = self._present.copy()
         self._verified = known is not None and known.verified
-        self._bad = False
+        self._bad = self._lost = False
+        self._bad_until = 0.0
+        self._lent = 0
+        self._evicting = False
         self._changes = self._flushed = 0
         self._losses = 0  # a write that began before a loss does not count as there after it
 
@@ -133,6 +147,15 @@ class Blob:
         with self._lock:
             return self._present.missing(start, end)
 
+    @property
+    def losses(self) -> int:
+        """How often something that was there ceased to be.
+
+        Bytes are read without a lock. What was read is right if it was there after this
+        number was taken, and the number is the same after the reading.
+        """
+        return self._losses
+
     # Bytes in and out
 
     def write(self, offset: int, data: ReadableBuffer) -> None:
@@ -140,20 +163,25 @@ class Blob:
 
         Raises :class:`CacheError` when the disk takes less than all of them; what it
         took is there. Also when they do not count because the blob is bad, or the disk
-        lost something meanwhile.
+        lost something meanwhile; :class:`CacheFull` when there is no room for them.
         """
         view = memoryview(data).cast("B")
         if offset < 0 or offset + len(view) > self.size:
             raise ValueError(f"{len(view)} bytes at {offset} of a blob of {self.size}")
-        written, losses = 0, self._losses
-        try:
-            with self._writing:
+        self._admit(len(view))
+        self.used_at = time.time()
+        # Counted before an eviction can begin: it must not make a hole of what counts after it.
+        with self._writing:
+            written, losses = 0, self._losses
+            try:
                 while written < len(view):
                     written += os.pwrite(self._fd, view[written:], offset + written)
-        except OSError as error:
-            raise CacheError(f"cannot write {self.path} of the cache: {error.strerror}") from error
-        finally:
-            counted = self._add(offset, offset + written, losses)
+            except OSError as error:
+                raise CacheError(
+                    f"cannot write {self.path} of the cache: {error.strerror}"
+                ) from error
+            finally:
+                counted = self._add(offset, offset + written, losses)
         if not counted:
             raise CacheError(f"{self.path} of the cache takes no bytes: it lost or dropped some")
 
@@ -171,6 +199,7 @@ class Blob:
         """
         view = memoryview(buffer).cast("B")
         done = 0
+        self.used_at = time.time()
         try:
             while done < len(view):
                 count = os.preadv(self._fd, [view[done:]], offset + done)
@@ -200,8 +229,10 @@ class Blob:
         reports such an error once and then drops the pages (fsync(2), ERRORS).
         """
         with self._flushing:
+            if self._lost:
+                self._drop_lost()
             with self._lock:
-                if self._bad or not self.dirty:
+                if self._bad or self._lost or not self.dirty:
                     return
                 ranges, verified, changes = self._present.copy(), self._verified, self._changes
             try:
@@ -236,6 +267,7 @@ class Blob:
             return True
         if not self.complete:
             raise CacheError(f"cannot verify {self.digest}: not all of it is in the cache")
+        losses = self._losses
         hasher = hashlib.new(algorithm(self.digest))
         buffer = memoryview(bytearray(min(_HASH_STEP, self.size)))
         offset = 0
@@ -247,40 +279,173 @@ class Blob:
                 raise CacheError(f"{self.path} of the cache ends at {offset} of {self.size} bytes")
             hasher.update(buffer[:count])
             offset += count
+        if self._losses != losses:
+            return False  # evicted or lost meanwhile: zeros were hashed, perhaps
         if hasher.hexdigest() != encoded(self.digest):
-            self._condemn()
+            self._condemn(hasher.hexdigest())
             raise DigestMismatch(
                 f"the {self.size} bytes fetched as {self.digest} hash to {hasher.hexdigest()}: "
                 "the registry, or something on the way, gave wrong bytes; none is served any more"
             )
         with self._lock:
-            if self._present.total != self.size:  # a flush failed meanwhile
+            if self._losses != losses or self._present.total != self.size:
                 return False
             self._verified = True
             self._changes += 1
+        self._quarantine.acquit(self.digest)
         self._on_change(self, 0)
         return True
 
-    def _condemn(self) -> None:
+    def forgive(self, now: float) -> bool:
+        """Whether bytes are taken again: True from the end of a bad blob's pause on.
+
+        ``now`` in seconds since the epoch.
+        """
+        with self._lock:
+            if self._bad and now >= self._bad_until:
+                self._bad = False
+            return not self._bad
+
+    def _condemn(self, got: str) -> None:
         with self._flushing, self._lock:
             self._bad = True
+            self._bad_until = float("inf")
+            self._losses += 1
             self._present.clear()
             self._durable.clear()
             try:
-                self._map.unlink(missing_ok=True)
-                durable.sync_directory(self._map.parent)
-                os.ftruncate(self._fd, 0)
-                os.ftruncate(self._fd, self.size)
+                self._drop_files()
             except OSError as error:
                 # Without its map the data counts for nothing; if even the map stays, it
                 # is not marked verified and the next life hashes these bytes again.
                 log.warning("cannot drop wrong bytes", path=str(self.path), error=str(error))
+        record = self._quarantine.condemn(self.digest, self.size, got, self.sources)
+        self.sources.clear()
+        self._bad_until = record.at + record.pause
+
+    # Ceasing to be there
+
+    def lend(self) -> bool:
+        """Whether the kernel may read the file by itself; then it stays until `take_back`.
+
+        Only a verified blob's: whoever reads a hole in it would be given zeros.
+        """
+        with self._lock:
+            if not self._verified or self._bad or self._evicting:
+                return False
+            self._lent += 1
+            return True
+
+    def take_back(self) -> None:
+        """The kernel does not read the file any more. Once for each `lend`."""
+        with self._lock:
+            self._lent -= 1
+        self.used_at = time.time()
+
+    @property
+    def lent(self) -> bool:
+        with self._lock:
+            return self._lent > 0
+
+    def evict(self, ranges: Iterable[tuple[int, int]]) -> bool:
+        """Forget ``ranges`` and give their blocks back. False when the blob is lent or bad.
+
+        The map on the disk goes first, then the one in memory, then the bytes, so that
+        neither ever claims a hole. Whoever reads meanwhile finds out by `losses`. Raises
+        :class:`CacheError` when the disk refuses; then more may be forgotten than freed,
+        never the other way round.
+        """
+        gone = list(ranges)
+        with self._flushing:
+            with self._lock:
+                if self._lent or self._bad or self._lost:
+                    return False
+                self._evicting = True
+                keep = self._durable.copy()
+            try:
+                for start, end in gone:
+                    keep.remove(start, end)
+                shrunk = self._shrink_map(keep)
+                # No write may be under way: its bytes would count, and be a hole.
+                with self._writing:
+                    with self._lock:
+                        for start, end in gone:
+                            self._present.remove(start, end)
+                        self._durable = keep if shrunk else RangeSet()
+                        self._verified = False
+                        self._losses += 1
+                        self._changes += not shrunk
+                    for start, end in gone:
+                        holes.punch(self._fd, start, end)
+            except OSError as error:
+                raise CacheError(
+                    f"cannot evict from {self.path} of the cache: {error.strerror}"
+                ) from error
+            finally:
+                with self._lock:
+                    self._evicting = False
+        if not shrunk:
+            self._on_change(self, 0)
+        return True
+
+    def _shrink_map(self, keep: RangeSet) -> bool:
+        """Make the map claim ``keep`` at most; False when it had to go altogether: OSError."""
+        if keep.total:
+            record = presence.Presence(
+                digest=self.digest, size=self.size, verified=False, ranges=list(keep)
+            )
+            try:
+                durable.replace(self._map, presence.encode(record))
+                return True
+            except OSError:
+                pass  # no room for the new one, of all times now
+        self._drop_map()
+        return not keep.total
+
+    def lose(self) -> None:
+        """The disk did not give what it had been given: nothing of the blob counts any more.
+
+        Quick. The next `flush` drops the files; until then no bytes are taken.
+        """
+        with self._lock:
+            self._lost = True
+            self._verified = False
+            self._present.clear()
+            self._losses += 1
+            self._changes += 1
+        self._on_change(self, 0)
+
+    def _drop_lost(self) -> None:
+        try:
+            # A write under way is refused by its own count, as long as `_lost` is set.
+            with self._writing:
+                with self._lock:
+                    lent = self._lent
+                if lent:
+                    self._drop_map()  # what is written from now on is the same bytes again
+                else:
+                    self._drop_files()
+                with self._lock:
+                    self._durable.clear()
+                    self._lost = False
+                    self._flushed = self._changes
+        except OSError as error:
+            raise CacheError(f"cannot drop {self.path} of the cache: {error.strerror}") from error
+
+    def _drop_map(self) -> None:
+        self._map.unlink(missing_ok=True)
+        durable.sync_directory(self._map.parent)
+
+    def _drop_files(self) -> None:
+        self._drop_map()
+        os.ftruncate(self._fd, 0)
+        os.ftruncate(self._fd, self.size)
 
     def _add(self, start: int, end: int, losses: int) -> bool:
         if start == end:
             return True
         with self._lock:
-            if self._bad or self._losses != losses:
+            if self._bad or self._lost or self._losses != losses:
                 return False
             self._present.add(start, end)
             self._changes += 1
@@ -294,6 +459,9 @@ class Blob:
             raw = self._map.read_bytes()
         except FileNotFoundError:
             raw = None
+        except OSError as error:
+            log.warning("map of a cached blob unreadable", path=str(self._map), error=str(error))
+            raw = b""
         known = presence.decode(raw, self.digest) if raw is not None else None
         if known is not None and known.verified and known.size != self.size:
             raise CacheError(

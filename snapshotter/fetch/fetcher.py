@@ -95,7 +95,7 @@ class Fetcher:
                 download = self._downloads.get(blob.digest)
                 if download is None or download.blob is not blob:
                     download = self._downloads[blob.digest] = Download(blob)
-                    if blob.state is BlobState.BAD:
+                    if not blob.forgive(time.time()):
                         download.bad = f"{blob.digest}: wrong bytes came, none is served any more"
                 origins.setdefault(download, origin)
             model = LoadedModel(origins)
@@ -209,6 +209,8 @@ class Fetcher:
     def _answer_or_park(self, read: Read) -> None:
         failure = None
         with self._lock:
+            if read.download.bad is not None and read.download.blob.forgive(time.time()):
+                self._state.begin_again(read.download)
             there = not read.download.lacks(read)
             if read.download.bad is not None:
                 failure = FetchError(read.download.bad)
@@ -226,13 +228,16 @@ class Fetcher:
 
     def answer(self, read: Read, scratch: bytearray) -> None:
         """Answer a read whose bytes are all there (for workers, see :class:`worker.Board`)."""
+        blob = read.download.blob
+        losses = blob.losses
+        there = not read.download.lacks(read)
         try:
-            data = from_cache(read.download.blob, read, scratch)
+            data = from_cache(blob, read, scratch) if there else memoryview(b"")
         except CacheError as error:
-            hand_over(read, FetchError(str(error)))
-            return
-        if read.download.lacks(read):
-            # What was there has been dropped while it was read: wrong, or lost by the disk.
+            log.warning("cached blob dropped, fetching it again", error=str(error))
+            blob.lose()
+        if not there or blob.losses != losses:
+            # What was there ceased to be while it was read: wrong, evicted, or lost by the disk.
             self._answer_or_park(read)
         else:
             hand_over(read, (data,))
@@ -286,6 +291,9 @@ class Fetcher:
             self._work.notify()
 
     def started(self, flight: Flight, body: RangeBody) -> None:
+        # Of the host that was asked in the end, where the origin says so.
+        name = flight.model.origins[flight.download].name
+        flight.download.blob.sources.add(getattr(body, "host", "") or name)
         with self._lock:
             flight.body = body
             closed = self._closed

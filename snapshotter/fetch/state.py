@@ -90,6 +90,13 @@ class State:
                 for flight in download.flights:
                     self.cut(flight, flight.cursor)
 
+    def begin_again(self, download: Download) -> None:
+        """A blob that came wrong may be fetched anew."""
+        download.bad = None
+        for model in self.models:
+            if download in model.places:
+                model.remaining[download] = None
+
     # Reads
 
     def note(

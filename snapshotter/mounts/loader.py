@@ -61,10 +61,12 @@ class Loader:
             log.warning("model is unusual", model=str(ref), warning=warning)
         blobs = self._open(described.blobs)
         loaded = self._fetcher.add_model(self._origins(ref, described.blobs, blobs))
+        self._store.claims.take(ref.digest, str(ref), blobs)
         return Model(ref, manifest, described, blobs, loaded)
 
     def unload(self, model: Model) -> None:
         self._fetcher.remove_model(model.loaded)
+        self._store.claims.release(model.ref.digest)
 
     def _manifest(self, ref: ModelRef) -> Manifest:
         raw = self._documents.get(ref.digest)

@@ -265,6 +265,11 @@ class _RegistryBody(RangeBody):
         self._end = end
         self._source = source
 
+    @property
+    def host(self) -> str:
+        """Who gives these bytes, after all redirects."""
+        return address_of(self._response.url)
+
     def readinto(self, buffer: memoryview) -> int:
         wanted = min(len(buffer), self._end - self._position)
         if wanted == 0:
