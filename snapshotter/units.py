@@ -54,7 +54,7 @@ class Capacity(str):
         text = str(value).strip()
         share = _SHARE.fullmatch(text)
         if share is None:
-            if isinstance(value, bool) or isinstance(value, float):
+            if isinstance(value, (bool, float)):
                 raise UnitError(f"{value!r} is no size or share: write for instance 200GiB or 10%")
             ByteSize.parse(text)
         elif float(share[1]) > 100:

@@ -8,6 +8,7 @@ then writes that snapshot. So whatever a map claims after a crash is right.
 from __future__ import annotations
 
 import enum
+import fcntl
 import hashlib
 import os
 import stat
@@ -96,8 +97,6 @@ class Blob:
         self._verified = known is not None and known.verified
         self._bad = self._lost = False
         self._bad_until = 0.0
-        self._lent = 0
-        self._evicting = False
         self._changes = self._flushed = 0
         self._losses = 0  # a write that began before a loss does not count as there after it
 
@@ -325,27 +324,23 @@ class Blob:
 
     # Ceasing to be there
 
-    def lend(self) -> bool:
-        """Whether the kernel may read the file by itself; then it stays until `take_back`.
+    def lend(self) -> int | None:
+        """A descriptor of the file for the kernel to read it by itself; None when it must not.
 
-        Only a verified blob's: whoever reads a hole in it would be given zeros.
+        Only a verified blob's, and never one with a hole: it would read as zeros. The file
+        stays as it is as long as the descriptor, or what the kernel made of it, is open:
+        also after we are gone, for the lock is that of the open file (flock(2)). Close it.
         """
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            log.warning("cannot open a cached blob", path=str(self.path), error=str(error))
+            return None
         with self._lock:
-            if not self._verified or self._bad or self._evicting:
-                return False
-            self._lent += 1
-            return True
-
-    def take_back(self) -> None:
-        """The kernel does not read the file any more. Once for each `lend`."""
-        with self._lock:
-            self._lent -= 1
-        self.used_at = time.time()
-
-    @property
-    def lent(self) -> bool:
-        with self._lock:
-            return self._lent > 0
+            if self._verified and not self._bad and _locked(fd, fcntl.LOCK_SH):
+                return fd
+        os.close(fd)
+        return None
 
     def evict(self, ranges: Iterable[tuple[int, int]]) -> bool:
         """Forget ``ranges`` and give their blocks back. False when the blob is lent or bad.
@@ -358,9 +353,8 @@ class Blob:
         gone = list(ranges)
         with self._flushing:
             with self._lock:
-                if self._lent or self._bad or self._lost:
+                if self._bad or self._lost or not _locked(self._fd, fcntl.LOCK_EX):
                     return False
-                self._evicting = True
                 keep = self._durable.copy()
             try:
                 for start, end in gone:
@@ -382,8 +376,7 @@ class Blob:
                     f"cannot evict from {self.path} of the cache: {error.strerror}"
                 ) from error
             finally:
-                with self._lock:
-                    self._evicting = False
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
         if not shrunk:
             self._on_change(self, 0)
         return True
@@ -419,12 +412,7 @@ class Blob:
         try:
             # A write under way is refused by its own count, as long as `_lost` is set.
             with self._writing:
-                with self._lock:
-                    lent = self._lent
-                if lent:
-                    self._drop_map()  # what is written from now on is the same bytes again
-                else:
-                    self._drop_files()
+                self._drop_files()
                 with self._lock:
                     self._durable.clear()
                     self._lost = False
@@ -438,8 +426,12 @@ class Blob:
 
     def _drop_files(self) -> None:
         self._drop_map()
-        os.ftruncate(self._fd, 0)
-        os.ftruncate(self._fd, self.size)
+        if _locked(self._fd, fcntl.LOCK_EX):  # of a lent file only the map can go
+            try:
+                os.ftruncate(self._fd, 0)
+                os.ftruncate(self._fd, self.size)
+            finally:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _add(self, start: int, end: int, losses: int) -> bool:
         if start == end:
@@ -492,3 +484,12 @@ class Blob:
             os.close(fd)
             raise
         return fd, None
+
+
+def _locked(fd: int, kind: int) -> bool:
+    """Whether flock(2) gave the lock at once; False when another open file has it."""
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -152,7 +152,9 @@ class Claims:
                 self._write()
             except OSError as error:
                 self._claims.update((claim.name, claim) for claim in found)
-                raise CacheError(f"{reference} still pinned: {_cannot(self._path, error)}") from None
+                raise CacheError(
+                    f"{reference} still pinned: {_cannot(self._path, error)}"
+                ) from None
             return found
 
     def _wanted(self, names: Iterable[str], **changes: bool) -> None:

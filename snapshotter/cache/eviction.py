@@ -29,7 +29,7 @@ class Candidate:
     mounted: bool = False
     """A mounted model has it."""
     kept: bool = False
-    """Pinned, or read by the kernel."""
+    """Pinned, or known to be read by the kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,7 @@ class Eviction:
     wanted: int | None = None
 
 
-def choose(
-    candidates: Iterable[Candidate], excess: int, *, idle_since: float
-) -> list[Eviction]:
+def choose(candidates: Iterable[Candidate], excess: int, *, idle_since: float) -> list[Eviction]:
     """What to evict so that ``excess`` bytes become free; as much of it as there is.
 
     A blob of a mounted model used after ``idle_since`` stays.

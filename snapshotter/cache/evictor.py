@@ -72,7 +72,7 @@ class Evictor:
         self._store = store
         self._one = threading.Lock()
         self._wake = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self.still_wanted: StillWanted = lambda _: ()
         """Asked before an unmounted model's blobs are freed; raise when it is not known."""
         self.evicted_bytes = 0
@@ -85,7 +85,7 @@ class Evictor:
         self._wake.set()
 
     def close(self) -> None:
-        self._closing = True
+        self._closing.set()
         self._wake.set()
         self._thread.join()
         with self._one:
@@ -97,7 +97,7 @@ class Evictor:
         ``everything``: of models that are neither mounted nor pinned, whatever their grace.
         """
         with self._one:
-            if self._closing:
+            if self._closing.is_set():
                 raise CacheError(f"the cache {self._store.root} is closed")
             collected = Collected()
             lapsed = self._lapsed(everything=everything)
@@ -109,10 +109,10 @@ class Evictor:
             return collected
 
     def _run(self) -> None:
-        while not self._closing:
+        while not self._closing.is_set():
             pressed = self._wake.wait(_TICK)
             self._wake.clear()
-            if self._closing:
+            if self._closing.is_set():
                 return
             try:
                 self._store.keep_uses()
@@ -130,12 +130,7 @@ class Evictor:
             except Exception:
                 log.exception("eviction failed unexpectedly")
             if pressed:
-                self._pause()
-
-    def _pause(self) -> None:
-        end = time.monotonic() + _PAUSE
-        while not self._closing and time.monotonic() < end:
-            time.sleep(0.05)
+                self._closing.wait(_PAUSE)
 
     # Nobody wants it
 
@@ -189,18 +184,19 @@ class Evictor:
         excess = store.space.excess()
         if dry_run:
             excess -= collected.freed_bytes
-        if excess <= 0:
-            return
-        candidates = {
-            blob.digest: blob for blob in store.candidates() if blob.digest not in gone
-        }
+        candidates = {blob.digest: blob for blob in store.candidates() if blob.digest not in gone}
         idle_since = time.time() - store.options.in_use
-        for eviction in choose(candidates.values(), excess, idle_since=idle_since):
-            blob = candidates[eviction.digest]
-            if not blob.mounted and eviction.wanted is None:
-                self._remove(collected, blob, "space", (), dry_run=dry_run)
-            else:
-                self._shrink(collected, blob, eviction, dry_run=dry_run)
+        # Which of them the kernel reads shows only when they are tried: then others must go.
+        while excess > 0:
+            chosen = choose(candidates.values(), excess, idle_since=idle_since)
+            if not chosen:
+                return
+            for eviction in chosen:
+                blob = candidates.pop(eviction.digest)
+                if not blob.mounted and eviction.wanted is None:
+                    excess -= self._remove(collected, blob, "space", (), dry_run=dry_run)
+                else:
+                    excess -= self._shrink(collected, blob, eviction, dry_run=dry_run)
 
     def _remove(
         self,
@@ -210,36 +206,42 @@ class Evictor:
         models: tuple[str, ...],
         *,
         dry_run: bool,
-    ) -> bool:
+    ) -> int:
+        """Bytes freed; 0 when somebody has just begun to use it, or the disk refuses."""
         try:
-            if not dry_run and not self._store.remove(blob.digest):
-                return False  # somebody has just begun to use it
+            if self._store.lent(blob.digest) if dry_run else not self._store.remove(blob.digest):
+                return 0
         except CacheError as error:
             collected.failures.append(str(error))
-            return False
+            return 0
         collected.freed.append(Freed(blob.digest, blob.allocated, reason, True, models))
-        return True
+        return blob.allocated
 
     def _shrink(
         self, collected: Collected, candidate: Candidate, eviction: Eviction, *, dry_run: bool
-    ) -> None:
-        if dry_run:
-            count = candidate.allocated if eviction.wanted is None else eviction.wanted
-            collected.freed.append(
-                Freed(candidate.digest, count, "space", eviction.wanted is None)
-            )
-            return
+    ) -> int:
+        """Bytes freed; 0 when the kernel reads it by itself, or the disk refuses."""
+        whole = eviction.wanted is None
         try:
-            blob = self._store.open(candidate.digest, candidate.size)
-            ranges = [(0, blob.size)]
-            if eviction.wanted is not None:
-                ranges = tail(list(blob.present), eviction.wanted) or ranges
-            before = blob.allocated_bytes
-            if not blob.evict(ranges):
-                return  # the kernel has just begun to read it
-            count = max(0, before - blob.allocated_bytes)
-            self._store.used(candidate.digest, candidate.used_at)
+            if dry_run:
+                lent = self._store.lent(candidate.digest)
+                count = 0 if lent else eviction.wanted or candidate.allocated
+            else:
+                count = self._punch(candidate, eviction)
         except CacheError as error:
             collected.failures.append(str(error))
-            return
-        collected.freed.append(Freed(candidate.digest, count, "space", eviction.wanted is None))
+            return 0
+        if count:
+            collected.freed.append(Freed(candidate.digest, count, "space", whole))
+        return count
+
+    def _punch(self, candidate: Candidate, eviction: Eviction) -> int:
+        blob = self._store.open(candidate.digest, candidate.size)
+        ranges = [(0, blob.size)]
+        if eviction.wanted is not None:
+            ranges = tail(list(blob.present), eviction.wanted) or ranges
+        before = blob.allocated_bytes
+        if not blob.evict(ranges):
+            return 0
+        self._store.used(candidate.digest, candidate.used_at)
+        return max(0, before - blob.allocated_bytes)

@@ -111,7 +111,7 @@ class BlobStore:
                     allocated=allocated,
                     used_at=max(used_at, blob.used_at) if blob is not None else used_at,
                     mounted=blob is not None,
-                    kept=digest in pinned or (blob is not None and blob.lent),
+                    kept=digest in pinned,
                 )
             )
             del blob
@@ -123,6 +123,8 @@ class BlobStore:
         It is gone at once and as a whole: what a crash leaves is nobody's.
         """
         directory = self._directory(digest)
+        if self.lent(digest):
+            return False
         aside = self.root / "removed" / f"{algorithm(digest)}-{encoded(digest)}"
         try:
             with self._lock:
@@ -138,6 +140,20 @@ class BlobStore:
         except OSError as error:
             raise CacheError(f"cannot remove {directory} of the cache: {error.strerror}") from error
         return True
+
+    def lent(self, digest: Digest) -> bool:
+        """Whether the kernel reads the blob's file by itself: see :meth:`Blob.lend`."""
+        try:
+            fd = os.open(self._directory(digest) / "data", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     def _directory(self, digest: Digest) -> Path:
         return self.root / "blobs" / algorithm(digest) / encoded(digest)

@@ -203,8 +203,11 @@ class Serving:
             known = self._backing.get(blob.digest, 0)
             if known or blob.state is not BlobState.VERIFIED or blob.size == 0:
                 return known
+            fd = blob.lend()
+            if fd is None:
+                return 0  # it is just being evicted
             try:
-                self._backing[blob.digest] = self._session.open_backing(blob.fileno())
+                self._backing[blob.digest] = self._session.open_backing(fd)
             except OSError as error:
                 # A cache on overlayfs (ELOOP), for instance; every file would fail alike.
                 self._passthrough = False
@@ -214,6 +217,8 @@ class Serving:
                     error=error.strerror,
                 )
                 return 0
+            finally:
+                os.close(fd)
             return self._backing[blob.digest]
 
     def _read(self, request: ReadRequest, file: File[Source]) -> None:
