@@ -168,14 +168,14 @@ def test_a_containerd_that_is_not_there_is_one_error(tmp_path: Path) -> None:
         (["containerd"], "/etc/containerd/config.toml"),
         (["containerd", "-c", "/a.toml", "-a", "/b.sock"], "/a.toml"),
         (["containerd", "--config=/a.toml"], "/a.toml"),
-        (["containerd", "--config", "a.toml", ""], "/work/a.toml"),
+        (["containerd", "--config", "a.toml", ""], "/srv/a.toml"),
         (["containerd", "--log-level", "debug"], "/etc/containerd/config.toml"),
     ],
 )
 def test_the_configuration_file_is_the_one_containerd_was_started_with(
     arguments: list[str], expected: str
 ) -> None:
-    assert config_of(arguments, "/work") == expected
+    assert config_of(arguments, "/srv") == expected
 
 
 def test_who_listens_on_a_socket_is_known(tmp_path: Path) -> None:
