@@ -1,6 +1,8 @@
 """The management API: what the daemon says of itself, as JSON over HTTP on a unix socket.
 
-``GET /v1/status`` is all there is. Whoever may open the socket (mode 0600) may ask.
+``GET /v1/status``, and ``POST /v1/verify`` (``?manifest=sha256:...`` for one model), which
+answers a line of JSON at a time, see :mod:`snapshotter.audits`. Whoever may open the socket
+(mode 0600) may ask.
 """
 
 from __future__ import annotations
@@ -12,9 +14,14 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 from snapshotter import __version__
+from snapshotter.artifact.digest import parse_digest
+from snapshotter.artifact.errors import ArtifactError
+from snapshotter.audits import Audits, NothingKnown
 from snapshotter.cache.store import BlobStore
+from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.mounts.table import Mounts
 from snapshotter.registry.client import Registry
@@ -43,6 +50,12 @@ def status_of(store: BlobStore, fetcher: Fetcher, mounts: Mounts, registry: Regi
             "fetched_bytes": fetcher.stats.fetched_bytes,
             "requests": fetcher.stats.requests,
             "rate_bytes_per_second": fetcher.stats.rate(),
+            "verification": {
+                "verified_blobs": fetcher.stats.verified_blobs,
+                "wrong_blobs": fetcher.stats.wrong_blobs,
+                "right_chunks": fetcher.stats.right_chunks,
+                "wrong_chunks": fetcher.stats.wrong_chunks,
+            },
             "hosts": registry.describe(),
             "models": [mounted.describe() for mounted in mounts.mounted()],
         }
@@ -53,10 +66,12 @@ def status_of(store: BlobStore, fetcher: Fetcher, mounts: Mounts, registry: Regi
 class ApiServer:
     """Serves a :data:`Status` on a unix socket, in a thread of its own."""
 
-    def __init__(self, address: Path, status: Status) -> None:
+    def __init__(self, address: Path, status: Status, audits: Audits | None = None) -> None:
         self._address = address
         listener = listen_unix(address)
-        self._server = WsgiServer(_application(status), listener, name="modelpack-api", threads=2)
+        self._server = WsgiServer(
+            _application(status, audits), listener, name="modelpack-api", threads=2
+        )
 
     def start(self) -> None:
         self._server.start()
@@ -72,8 +87,14 @@ def rss_anon() -> int:
     return int(match[1]) * 1024 if match else 0
 
 
-def _application(status: Status) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
+def _application(
+    status: Status, audits: Audits | None
+) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
     def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/v1/verify" and audits is not None:
+            if environ["REQUEST_METHOD"] != "POST":
+                return _answer(start_response, "405 Method Not Allowed", {"error": "use POST"})
+            return _verify(audits, environ["QUERY_STRING"], start_response)
         if environ["PATH_INFO"] != "/v1/status":
             return _answer(start_response, "404 Not Found", {"error": "known is GET /v1/status"})
         if environ["REQUEST_METHOD"] != "GET":
@@ -81,6 +102,20 @@ def _application(status: Status) -> Callable[[dict[str, Any], StartResponse], It
         return _answer(start_response, "200 OK", status())
 
     return application
+
+
+def _verify(audits: Audits, query: str, start_response: StartResponse) -> Iterable[bytes]:
+    try:
+        asked = parse_qs(query).get("manifest")
+        lines = audits.run(parse_digest(asked[0]) if asked else None)
+    except ArtifactError as error:
+        return _answer(start_response, "400 Bad Request", {"error": str(error)})
+    except NothingKnown as error:
+        return _answer(start_response, "404 Not Found", {"error": str(error)})
+    except ModelpackError as error:
+        return _answer(start_response, "409 Conflict", {"error": str(error)})
+    start_response("200 OK", [("Content-Type", "application/x-ndjson")])
+    return (json.dumps(line).encode() + b"\n" for line in lines)
 
 
 def _answer(start_response: StartResponse, line: str, body: dict[str, Any]) -> Iterable[bytes]:

@@ -17,6 +17,7 @@ import msgspec
 from snapshotter.cache.options import CacheOptions
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.options import FetchOptions
+from snapshotter.fetch.verify_options import VerifyOptions
 from snapshotter.images.options import MirrorOptions
 from snapshotter.mounts.options import MountOptions
 from snapshotter.registry.options import RegistryOptions
@@ -77,6 +78,7 @@ class Config(_Section, frozen=True):
     registry: RegistryOptions = RegistryOptions()
     cache: CacheOptions = CacheOptions()
     fetch: FetchOptions = FetchOptions()
+    verify: VerifyOptions = VerifyOptions()
     mounts: MountOptions = MountOptions()
     log: LogOptions = LogOptions()
 

@@ -17,6 +17,8 @@ import structlog
 from snapshotter import __version__
 from snapshotter.api import ApiServer, status_of
 from snapshotter.artifact.marker import ModelRef
+from snapshotter.audits import Audits
+from snapshotter.cache.chunk_lists import OwnLists
 from snapshotter.cache.documents import Documents
 from snapshotter.cache.store import BlobStore
 from snapshotter.config import DEFAULT_PATH, Config, load_config
@@ -30,6 +32,7 @@ from snapshotter.images.mirror import serve as serve_mirror
 from snapshotter.logs import configure_logs
 from snapshotter.mounts.loader import Loader
 from snapshotter.mounts.table import Mounts
+from snapshotter.mounts.trust import Trust
 from snapshotter.registry.client import Registry
 from snapshotter.snapshots.service import serve as serve_snapshots
 from snapshotter.sockets import prepare_socket
@@ -73,11 +76,14 @@ def running(config: Config) -> Iterator[None]:
         stack.callback(store.close)
         fetcher = Fetcher(
             config.fetch,
+            config.verify,
             on_verified=lambda blob: mounts.verified(blob),
             on_bad=lambda blob: mounts.condemned(blob),
         )
         stack.callback(fetcher.close)
-        loader = Loader(registry, Documents(root / "documents"), store, fetcher)
+        documents = Documents(root / "documents")
+        trust = Trust(config.verify, OwnLists(root / "chunks"), registry, documents)
+        loader = Loader(registry, documents, store, fetcher, trust)
         mounts = Mounts(state / "mounts", loader, fetcher, config.mounts)
         stack.callback(mounts.close)
         # Before the mounts: a verifier that tells the kernel of wrong bytes needs them served.
@@ -92,7 +98,9 @@ def running(config: Config) -> Iterator[None]:
                 serves=named_in_hosts(config.mirror.address, config.registry.certs_d),
             )
             stack.callback(mirror.stop)
-        api = ApiServer(config.api_address, status_of(store, fetcher, mounts, registry))
+        audits = Audits(store, documents, trust, fetcher.condemn)
+        status = status_of(store, fetcher, mounts, registry)
+        api = ApiServer(config.api_address, status, audits)
         stack.callback(api.stop)
         api.start()
         # Last up, first down: containerd must never meet a half-built daemon.

@@ -83,3 +83,15 @@ def test_the_reference_in_docs_says_what_the_code_does() -> None:
     subprocess.run(
         [sys.executable, REPOSITORY / "script" / "config-reference", "--check"], check=True
     )
+
+
+def test_a_pinned_chunk_list_is_a_manifest_and_a_list() -> None:
+    manifest, chunk_list = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+    config = parse_config({"verify": {"pinned_lists": [f"{manifest}={chunk_list}"]}}, "test")
+    assert config.verify.pins == {manifest: chunk_list}
+
+
+@pytest.mark.parametrize("pin", ["", "sha256:a=sha256:b", f"sha256:{'a' * 64}"])
+def test_a_pin_that_is_none_is_shown(pin: str) -> None:
+    with pytest.raises(ConfigError, match=r"test: pinned_lists: .* is no MANIFEST=LIST"):
+        parse_config({"verify": {"pinned_lists": [pin]}}, "test")

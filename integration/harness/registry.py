@@ -23,11 +23,12 @@ class Registry:
         directory = machine.directory(name)
         port = free_port()
         self.host = f"127.0.0.1:{port}"
+        self.storage = directory / "data"
         configuration = {
             "version": "0.1",
             "log": {"level": "warn"},
             "storage": {
-                "filesystem": {"rootdirectory": str(directory / "data")},
+                "filesystem": {"rootdirectory": str(self.storage)},
                 "delete": {"enabled": True},
             },
             "http": {"addr": self.host, "secret": "one instance, nothing to share"},

@@ -8,7 +8,6 @@ then writes that snapshot. So whatever a map claims after a crash is right.
 from __future__ import annotations
 
 import enum
-import hashlib
 import os
 import stat
 import threading
@@ -19,17 +18,19 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from snapshotter.artifact.digest import Digest, algorithm, encoded
+from snapshotter.artifact.digest import Digest, encoded
 from snapshotter.cache import durable, presence
 from snapshotter.cache.errors import CacheError, DigestMismatch
 from snapshotter.cache.ranges import RangeSet
+from snapshotter.cache.verification import Verification
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 log = structlog.get_logger(__name__)
 
-_HASH_STEP = 4 << 20
+HASH_STEP = 4 << 20
+"""Bytes hashed between two looks at whether to stop."""
 
 
 class BlobState(enum.Enum):
@@ -86,6 +87,7 @@ class Blob:
         self._bad = False
         self._changes = self._flushed = 0
         self._losses = 0  # a write that began before a loss does not count as there after it
+        self._vouched = RangeSet()  # of what is there, what is known to be right
 
     # What is there
 
@@ -136,7 +138,7 @@ class Blob:
     # Bytes in and out
 
     def write(self, offset: int, data: ReadableBuffer) -> None:
-        """Put bytes at ``offset`` and count them as there.
+        """Put bytes at ``offset`` and count them as there; what is there already stays as it is.
 
         Raises :class:`CacheError` when the disk takes less than all of them; what it
         took is there. Also when they do not count because the blob is bad, or the disk
@@ -145,15 +147,11 @@ class Blob:
         view = memoryview(data).cast("B")
         if offset < 0 or offset + len(view) > self.size:
             raise ValueError(f"{len(view)} bytes at {offset} of a blob of {self.size}")
-        written, losses = 0, self._losses
-        try:
-            with self._writing:
-                while written < len(view):
-                    written += os.pwrite(self._fd, view[written:], offset + written)
-        except OSError as error:
-            raise CacheError(f"cannot write {self.path} of the cache: {error.strerror}") from error
-        finally:
-            counted = self._add(offset, offset + written, losses)
+        with self._writing:
+            counted, losses = True, self._losses
+            # What is there is never written again: somebody may have hashed it already.
+            for start, end in self.missing(offset, offset + len(view)):
+                counted = self._put(start, view[start - offset : end - offset], losses) and counted
         if not counted:
             raise CacheError(f"{self.path} of the cache takes no bytes: it lost or dropped some")
 
@@ -209,22 +207,64 @@ class Blob:
             except OSError as error:
                 with self._lock:
                     self._present, self._verified = self._durable.copy(), False
-                    self._losses += 1
+                    self._lose()
                 raise CacheError(
                     f"the disk did not keep {self.path} of the cache: {error.strerror}; "
                     "its latest bytes will be fetched again"
                 ) from error
-            record = presence.Presence(
-                digest=self.digest, size=self.size, verified=verified, ranges=list(ranges)
-            )
             try:
-                durable.replace(self._map, presence.encode(record))
+                self._write_map(ranges, verified=verified)
             except OSError as error:
                 raise CacheError(f"cannot write {self._map}: {error.strerror}") from error
             with self._lock:
                 self._durable, self._flushed = ranges, changes
 
     # Verification
+
+    @property
+    def losses(self) -> int:
+        """How often bytes that were there ceased to be; what is there never changes.
+
+        What was read is what is there when it was there after this number was taken, and
+        the number is the same after the reading.
+        """
+        return self._losses
+
+    def vouched(self, start: int, end: int) -> int | None:
+        """:attr:`losses` when all of ``[start, end)`` is there and known to be right, else None."""
+        with self._lock:
+            known = self._verified or self._vouched.contains(start, end)
+            return self._losses if known and not self._bad else None
+
+    def vouch(self, start: int, end: int, losses: int) -> bool:
+        """Know ``[start, end)`` to be right: it was read and hashed since there were ``losses``.
+
+        False, and nothing is known, when it is not all there or something was lost since.
+        """
+        with self._lock:
+            if losses != self._losses or not self._present.contains(start, end):
+                return False
+            self._vouched.add(start, end)
+            return True
+
+    def drop(self, start: int, end: int) -> None:
+        """Forget ``[start, end)``, which is wrong: also a map on the disk does not claim it now."""
+        with self._flushing, self._writing:  # a write under way would not count any more
+            with self._lock:
+                if self._bad:
+                    return
+                for ranges in (self._present, self._durable):
+                    ranges.remove(start, end)
+                self._verified = False
+                self._vouched.remove(start, end)
+                self._losses += 1
+                self._changes += 1
+                durable_ranges = self._durable.copy()
+            try:
+                self._write_map(durable_ranges, verified=False)
+            except OSError as error:
+                log.warning("cannot drop wrong bytes", path=str(self._map), error=str(error))
+        self._on_change(self, 0)
 
     def verify(self, cancelled: Callable[[], bool] = lambda: False) -> bool:
         """Hash the whole blob. True when it is right, False when ``cancelled`` said stop.
@@ -236,25 +276,28 @@ class Blob:
             return True
         if not self.complete:
             raise CacheError(f"cannot verify {self.digest}: not all of it is in the cache")
-        hasher = hashlib.new(algorithm(self.digest))
-        buffer = memoryview(bytearray(min(_HASH_STEP, self.size)))
-        offset = 0
-        while offset < self.size:
-            if cancelled():
+        hashed = Verification(self.digest, self.size)
+        while not hashed.whole:
+            if cancelled() or (hashed.advance(self, HASH_STEP) == 0 and not self.complete):
                 return False
-            count = self.readinto(offset, buffer[: self.size - offset])
-            if count == 0:
-                raise CacheError(f"{self.path} of the cache ends at {offset} of {self.size} bytes")
-            hasher.update(buffer[:count])
-            offset += count
-        if hasher.hexdigest() != encoded(self.digest):
+        return self.conclude(hashed)
+
+    def conclude(self, hashed: Verification) -> bool:
+        """Say what the hash of all bytes means: True when they are right, and so the blob is.
+
+        False when some were lost since they were hashed. Raises :class:`DigestMismatch`
+        after dropping everything that was there.
+        """
+        if hashed.losses != self._losses:
+            return False
+        if hashed.hexdigest() != encoded(self.digest):
             self._condemn()
             raise DigestMismatch(
-                f"the {self.size} bytes fetched as {self.digest} hash to {hasher.hexdigest()}: "
+                f"the {self.size} bytes fetched as {self.digest} hash to {hashed.hexdigest()}: "
                 "the registry, or something on the way, gave wrong bytes; none is served any more"
             )
         with self._lock:
-            if self._present.total != self.size:  # a flush failed meanwhile
+            if self._present.total != self.size or hashed.losses != self._losses:
                 return False
             self._verified = True
             self._changes += 1
@@ -263,18 +306,45 @@ class Blob:
 
     def _condemn(self) -> None:
         with self._flushing, self._lock:
+            # What was verified the kernel may be reading by itself: it must not see holes.
+            empty = not self._verified
             self._bad = True
+            self._verified = False
+            self._lose()
             self._present.clear()
             self._durable.clear()
             try:
                 self._map.unlink(missing_ok=True)
                 durable.sync_directory(self._map.parent)
-                os.ftruncate(self._fd, 0)
-                os.ftruncate(self._fd, self.size)
+                if empty:
+                    os.ftruncate(self._fd, 0)
+                    os.ftruncate(self._fd, self.size)
             except OSError as error:
                 # Without its map the data counts for nothing; if even the map stays, it
                 # is not marked verified and the next life hashes these bytes again.
                 log.warning("cannot drop wrong bytes", path=str(self.path), error=str(error))
+
+    def _lose(self) -> None:
+        """With the lock held: bytes are lost, and nobody knows which of the others are right."""
+        self._vouched.clear()
+        self._losses += 1
+
+    def _write_map(self, ranges: RangeSet, *, verified: bool) -> None:
+        record = presence.Presence(
+            digest=self.digest, size=self.size, verified=verified, ranges=list(ranges)
+        )
+        durable.replace(self._map, presence.encode(record))
+
+    def _put(self, start: int, data: memoryview, losses: int) -> bool:
+        written = 0
+        try:
+            while written < len(data):
+                written += os.pwrite(self._fd, data[written:], start + written)
+        except OSError as error:
+            raise CacheError(f"cannot write {self.path} of the cache: {error.strerror}") from error
+        finally:
+            counted = self._add(start, start + written, losses)
+        return counted
 
     def _add(self, start: int, end: int, losses: int) -> bool:
         if start == end:

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from snapshotter.artifact.digest import Digest, algorithm, digest_of, encoded
+from snapshotter.artifact.digest import Digest, algorithm, digest_of, encoded, parse_digest
+from snapshotter.artifact.errors import ArtifactError
 from snapshotter.cache.durable import replace
 from snapshotter.errors import ModelpackError
+
+
+def parse_name(algorithm: str, encoded: str) -> Digest:
+    """The digest that ``<algorithm>/<encoded>`` is the path of; else :class:`ArtifactError`."""
+    return parse_digest(f"{algorithm}:{encoded}")
 
 
 class DocumentError(ModelpackError):
@@ -38,6 +44,16 @@ class Documents:
             replace(path, data)
         except OSError as error:
             raise DocumentError(f"cannot write {path}: {error.strerror}") from None
+
+    def digests(self) -> list[Digest]:
+        """Of all documents there are."""
+        found = []
+        for path in self._root.glob("*/*"):
+            try:
+                found.append(parse_name(path.parent.name, path.name))
+            except ArtifactError:
+                continue  # one that is being written
+        return found
 
     def _path(self, digest: Digest) -> Path:
         return self._root / algorithm(digest) / encoded(digest)

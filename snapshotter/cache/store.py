@@ -55,7 +55,7 @@ class BlobStore:
                 raise CacheError(f"the cache {self.root} is closed")
             blob = self._blobs.get(digest)
             if blob is None:
-                directory = self.root / "blobs" / algorithm(digest) / encoded(digest)
+                directory = self.directory(digest)
                 _make_directory(directory)
                 blob = self._blobs[digest] = Blob(directory, digest, size, self._changed)
         if blob.size != size:
@@ -64,6 +64,10 @@ class BlobStore:
                 "one of the two artifacts is wrong"
             )
         return blob
+
+    def directory(self, digest: Digest) -> Path:
+        """Where the files of a blob are, if there are any."""
+        return self.root / "blobs" / algorithm(digest) / encoded(digest)
 
     def blobs(self) -> list[Blob]:
         """The blobs in use."""

@@ -11,6 +11,7 @@ from snapshotter.artifact.config import ModelFacts
 from snapshotter.cli.options import Settings, json_option, plain_http_option
 from snapshotter.cli.progress import bytes_bar
 from snapshotter.pack.build import build as build_model
+from snapshotter.pack.chunks import index_build
 from snapshotter.pack.push import push as push_model
 from snapshotter.pack.record import BuildStore
 from snapshotter.registry.reference import Reference
@@ -109,20 +110,32 @@ def build(
 
 @click.command()
 @click.argument("reference")
+@click.option(
+    "--chunks",
+    is_flag=True,
+    help="Publish the digests of its chunks beside it, so that readers who trust that list can "
+    "verify each chunk before it is read; hashes every file once more.",
+)
 @store_option
 @plain_http_option
 @json_option
 @click.pass_obj
 def push(
-    settings: Settings, reference: str, store: Path | None, plain_http: bool, as_json: bool
+    settings: Settings,
+    reference: str,
+    chunks: bool,
+    store: Path | None,
+    plain_http: bool,
+    as_json: bool,
 ) -> None:
     """Upload what was built under REFERENCE; what the registry has is not sent again.
 
     Credentials come from Docker's config.json: `docker login` is enough.
 
     \b
-    Example:
+    Examples:
       modelpack push registry.example.com/models/qwen3:8b
+      modelpack push --chunks registry.example.com/models/qwen3:8b
     """
     parsed = Reference.parse(reference)
     with (
@@ -130,6 +143,7 @@ def push(
         bytes_bar("pushing") as bar,
     ):
         pushed = push_model(parsed, BuildStore(store), registry, progress=bar)
+        indexed = index_build(BuildStore(store).load(parsed), registry, parsed) if chunks else None
     if as_json:
         report = {
             "reference": str(pushed.reference),
@@ -137,6 +151,7 @@ def push(
             "pushed_blobs": pushed.pushed,
             "skipped_blobs": pushed.skipped,
             "sent_bytes": pushed.bytes,
+            "chunk_list": indexed.digest if indexed is not None else None,
         }
         click.echo(json.dumps(report))
     else:
@@ -144,3 +159,5 @@ def push(
             f"{pushed.reference}: {format_size(pushed.bytes)} sent in {pushed.pushed} blobs, "
             f"{pushed.skipped} were there\n{pushed.digest}"
         )
+        if indexed is not None:
+            click.echo(f"chunk list {indexed.digest}")

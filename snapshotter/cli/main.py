@@ -15,11 +15,13 @@ from snapshotter.cli.bench import bench
 from snapshotter.cli.build import build, push
 from snapshotter.cli.config import config
 from snapshotter.cli.doctor import doctor
+from snapshotter.cli.index import index
 from snapshotter.cli.inspect import inspect
 from snapshotter.cli.mount import mount, umount
 from snapshotter.cli.options import Settings
 from snapshotter.cli.pull import pull
 from snapshotter.cli.status import status
+from snapshotter.cli.verify import verify
 from snapshotter.config import DEFAULT_PATH
 from snapshotter.errors import ModelpackError
 
@@ -31,6 +33,7 @@ Examples:
   modelpack mount registry.example.com/models/qwen3:8b /mnt/qwen3 -d
   modelpack pull --namespace k8s.io registry.example.com/models/qwen3:8b
   modelpack status
+  modelpack verify
   modelpack bench --list
   modelpack doctor
   modelpack config containerd
@@ -58,7 +61,10 @@ def cli(context: click.Context, config_path: Path | None) -> None:
     _log_warnings_only()
 
 
-for command in (build, push, inspect, pull, mount, umount, status, bench, doctor, config):
+for command in (
+    *(build, push, index, inspect, pull, mount, umount),
+    *(status, verify, bench, doctor, config),
+):
     cli.add_command(command)
 
 

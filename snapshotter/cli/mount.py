@@ -17,6 +17,7 @@ from fuse.mount import MountError as FuseMountError
 from fuse.mount import fuse_mounts, unmount
 from snapshotter.artifact.digest import encoded
 from snapshotter.cache.blob import Blob
+from snapshotter.cache.chunk_lists import OwnLists
 from snapshotter.cache.documents import Documents
 from snapshotter.cache.errors import CacheInUse
 from snapshotter.cache.options import CacheOptions
@@ -31,6 +32,7 @@ from snapshotter.images.resolve import resolve_model
 from snapshotter.mounts.errors import MountError
 from snapshotter.mounts.loader import Loader
 from snapshotter.mounts.serving import FILESYSTEM, Serving
+from snapshotter.mounts.trust import Trust
 from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import Reference
 from snapshotter.units import format_size
@@ -147,11 +149,13 @@ def _serve(
             for serving in served:
                 serving.condemned(blob)
 
-        fetcher = Fetcher(config.fetch, on_verified=verified, on_bad=condemned)
+        fetcher = Fetcher(config.fetch, config.verify, on_verified=verified, on_bad=condemned)
         stack.callback(fetcher.close)
         documents = Documents(cache / encoded(ref.digest) / "documents")
         documents.put(ref.digest, manifest.raw)
-        loader = Loader(registry, documents, store, fetcher)
+        own = OwnLists(cache / encoded(ref.digest) / "chunks")
+        trust = Trust(config.verify, own, registry, documents)
+        loader = Loader(registry, documents, store, fetcher, trust)
         model = loader.load(ref)
         stack.callback(loader.unload, model)
         stay = _Stay()

@@ -68,6 +68,12 @@ def _show(answer: dict[str, Any], console: Console) -> None:
         f"fetched {format_size(answer['fetched_bytes'])} "
         f"at {format_size(answer['rate_bytes_per_second'])}/s"
     )
+    wrong = answer["verification"]
+    if wrong["wrong_blobs"] or wrong["wrong_chunks"]:
+        console.print(
+            f"wrong bytes since it started: {wrong['wrong_blobs']} blobs, "
+            f"{wrong['wrong_chunks']} chunks; none of them is served, the log names them"
+        )
     for host in answer["hosts"]:
         if host["state"] != "ok":
             console.print(

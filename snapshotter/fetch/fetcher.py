@@ -18,21 +18,26 @@ from weakref import WeakValueDictionary
 import structlog
 
 from snapshotter.cache.blob import Blob, BlobState
-from snapshotter.cache.errors import CacheError, DigestMismatch
+from snapshotter.cache.errors import CacheError
 from snapshotter.fetch.errors import FetchError
+from snapshotter.fetch.gate import Gate
+from snapshotter.fetch.gates import Crew, gate_of
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.plan import backoff, next_range
 from snapshotter.fetch.records import Download, Flight, LoadedModel, Read, ReadResult
 from snapshotter.fetch.state import State
 from snapshotter.fetch.stats import FetchStats
 from snapshotter.fetch.streams import Run
+from snapshotter.fetch.strict import StrictGate
 from snapshotter.fetch.verifier import Verifier
+from snapshotter.fetch.verify_options import VerifyOptions
 from snapshotter.fetch.worker import PIECE, Worker, from_cache, hand_over
 from snapshotter.registry.blobs import BlobOrigin, RangeBody
 from snapshotter.registry.errors import Busy, RegistryError
 from snapshotter.throttle import Throttle
 
 if TYPE_CHECKING:
+    from snapshotter.artifact.chunks import ChunkDigests
     from snapshotter.artifact.digest import Digest
 
 __all__ = ["Fetcher", "LoadedModel", "ReadResult"]
@@ -58,13 +63,17 @@ class Fetcher:
     def __init__(
         self,
         options: FetchOptions,
+        verify: VerifyOptions | None = None,
         *,
         on_verified: Callable[[Blob], None] = _ignore,
         on_bad: Callable[[Blob], None] = _ignore,
     ) -> None:
         self.stats = FetchStats()
         self._options = options
+        self._verify = verify or VerifyOptions()
+        self._on_verified = on_verified
         self._on_bad = on_bad
+        self._crew = Crew()
         self._state = State(options)
         self._downloads: WeakValueDictionary[Digest, Download] = WeakValueDictionary()
         self._lock = threading.Lock()
@@ -73,7 +82,9 @@ class Fetcher:
         self._idle = 0
         self._closed = False
         self._local = threading.local()
-        self._verifier = Verifier(on_verified, self._condemn, self._busy)
+        self._verifier = Verifier(
+            self._verified, self.condemn, self._busy, sift=self._sift, on_failed=self._settle
+        )
         self._threads = [
             threading.Thread(target=self._run, name=f"modelpack-fetch-{number}", daemon=True)
             for number in range(options.connections)
@@ -81,10 +92,16 @@ class Fetcher:
         for thread in self._threads:
             thread.start()
 
-    def add_model(self, blobs: Sequence[tuple[Blob, BlobOrigin]]) -> LoadedModel:
+    def add_model(
+        self,
+        blobs: Sequence[tuple[Blob, BlobOrigin]],
+        chunks: Mapping[Digest, ChunkDigests] | None = None,
+    ) -> LoadedModel:
         """Let ``blobs`` be read; their order is the order of background completion.
 
-        A blob that occurs again, here or in another model, is fetched once. Raises
+        A blob that occurs again, here or in another model, is fetched once. Of a blob in
+        ``chunks``, whose digests are trusted, each chunk is hashed before it is read, also
+        for other models that have it already. Raises
         :class:`FetchError` when the fetcher is closed.
         """
         origins: dict[Download, BlobOrigin] = {}
@@ -97,6 +114,9 @@ class Fetcher:
                     download = self._downloads[blob.digest] = Download(blob)
                     if blob.state is BlobState.BAD:
                         download.bad = f"{blob.digest}: wrong bytes came, none is served any more"
+                known = (chunks or {}).get(blob.digest)
+                if download.gate is None or (known and isinstance(download.gate, StrictGate)):
+                    download.gate = gate_of(blob, known, self._verify, self)
                 origins.setdefault(download, origin)
             model = LoadedModel(origins)
             self._state.add_model(model)
@@ -168,6 +188,22 @@ class Fetcher:
         if offset < 0 or size < 0:
             raise ValueError(f"cannot read {size} bytes at {offset}")
         start, end = min(offset, blob.size), min(offset + size, blob.size)
+        download = self._downloads.get(blob.digest)
+        if download is not None and download.gate is not None and start < end:
+            download.gate.read(model, start, end, stream, deliver)
+        else:
+            self.bring(model, blob, start, end, stream, deliver)
+
+    def bring(
+        self,
+        model: LoadedModel,
+        blob: Blob,
+        start: int,
+        end: int,
+        stream: Hashable,
+        deliver: Callable[[ReadResult], None],
+    ) -> None:
+        """As `read`, whether or not the bytes are known to be right: for gates."""
         now = time.monotonic()
         with self._lock:
             download = self._downloads.get(blob.digest)
@@ -186,17 +222,27 @@ class Fetcher:
         else:
             self._answer_or_park(read)
 
+    def use(self, model: LoadedModel) -> None:
+        """The kernel reads a file of ``model`` by itself: that counts as reading it."""
+        with self._lock:
+            if self._options.background and model in self._state.models:
+                begin = time.monotonic() + self._options.background_delay
+                model.background_at = min(model.background_at, begin)
+                self._work.notify()
+
     def close(self) -> None:
         """Fail the reads that wait, and end the threads. Idempotent."""
         with self._lock:
             self._closed = True
             waiting = [self._state.drop(read) for read in list(self._state.reads)]
             bodies = [flight.body for flight in self._state.flights if flight.body is not None]
+            gates = [d.gate for d in self._downloads.values() if d.gate is not None]
             self._work.notify_all()
         for read in waiting:
             hand_over(read, _closed_error(read))
         for body in bodies:
             body.close()
+        self._crew.close(gates)
         self._verifier.close()
         patience = time.monotonic() + _JOIN
         for thread in self._threads:
@@ -322,6 +368,7 @@ class Fetcher:
                 delay = backoff(self._options, download.failures, asked, random.random())
             failed = self._state.ended(flight, error, delay, time.monotonic())
             closed = self._closed
+        self._verifier.put(download.blob)
         # Reads that fail are told of where their file is known.
         if error is not None and not closed and not failed and not isinstance(error, Busy):
             self._tell(flight, error, delay)
@@ -365,15 +412,50 @@ class Fetcher:
         with self._lock:
             return bool(self._state.flights or self._state.reads)
 
-    def _condemn(self, blob: Blob, error: DigestMismatch) -> None:
+    def distrust(self, model: LoadedModel, blob: Blob) -> None:
+        """For gates, see :class:`gate.Below`."""
+        for download, origin in model.origins.items():
+            if download.blob is blob:
+                origin.distrust()
+
+    def urge(self, blob: Blob) -> None:
+        """For gates, see :class:`gate.Below`."""
+        self._verifier.urge(blob)
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """For gates, see :class:`gate.Below`."""
+        self._crew.submit(work)
+
+    def _verified(self, blob: Blob) -> None:
+        self.stats.count_blob(right=True)
+        self._on_verified(blob)
+        self._settle(blob, None)
+
+    def _sift(self, blob: Blob) -> bool:
+        gate = self._gate(blob)
+        return gate is not None and gate.sift()
+
+    def _settle(self, blob: Blob, error: Exception | None) -> None:
+        if (gate := self._gate(blob)) is not None:
+            gate.settled(error)
+
+    def _gate(self, blob: Blob) -> Gate | None:
+        download = self._downloads.get(blob.digest)
+        return download.gate if download is not None else None
+
+    def condemn(self, blob: Blob, error: CacheError) -> None:
+        """Bytes of ``blob`` were found wrong and were dropped; if all, none is served any more."""
+        self.stats.count_blob(right=False)
         with self._lock:
             download = self._downloads.get(blob.digest)
             waiting = []
-            if download is not None:
+            if download is not None and blob.state is BlobState.BAD:
                 download.bad = str(error)
                 waiting = [self._state.drop(read) for read in list(download.reads)]
         for read in waiting:
             hand_over(read, FetchError(str(error)))
+        if blob.state is BlobState.BAD:
+            self._settle(blob, error)
         self._on_bad(blob)
 
 

@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias
 from snapshotter.cache.blob import Blob
 from snapshotter.cache.ranges import RangeSet
 from snapshotter.fetch.errors import FetchError
+from snapshotter.fetch.gate import Gate
 from snapshotter.fetch.streams import Run
 from snapshotter.registry.blobs import BlobOrigin, RangeBody
 
@@ -88,6 +89,8 @@ class Download:
     """Time before which nothing is asked for that nobody waits for, after any failure."""
     bad: str | None = None
     """Why nothing of it is served any more."""
+    gate: Gate | None = None
+    """What lets out only bytes that are known to be right; None where all may go."""
     pieces: Sequence[int] = ()
     """Where tensors begin and end in it, sorted."""
 
@@ -150,6 +153,10 @@ class LoadedModel:
         first = self.places[self.focus] if self.focus is not None else 0
         later = [download for download in self.remaining if self.places[download] >= first]
         return later + [download for download in self.remaining if self.places[download] < first]
+
+    def name_of(self, blob: Blob) -> str:
+        """Where this model has ``blob`` from, for messages."""
+        return next(origin.name for d, origin in self.origins.items() if d.blob is blob)
 
     def registry_of(self, download: Download) -> str:
         """Where ``download`` comes from for this model, as ``HOST[:PORT]``."""

@@ -20,10 +20,28 @@ class FetchStats:
         """Bytes received from origins."""
         self.requests = 0
         """Ranges asked for."""
+        self.right_chunks = 0
+        """Chunks that were hashed and are what a trusted list says."""
+        self.wrong_chunks = 0
+        """Those that are not, and were dropped."""
+        self.verified_blobs = 0
+        """Blobs that were hashed whole and are right."""
+        self.wrong_blobs = 0
+        """Those that are not."""
 
     def count_request(self) -> None:
         with self._lock:
             self.requests += 1
+
+    def count_chunk(self, *, right: bool) -> None:
+        with self._lock:
+            self.right_chunks += right
+            self.wrong_chunks += not right
+
+    def count_blob(self, *, right: bool) -> None:
+        with self._lock:
+            self.verified_blobs += right
+            self.wrong_blobs += not right
 
     def count_bytes(self, count: int) -> None:
         now = time.monotonic()

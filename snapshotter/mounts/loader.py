@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from snapshotter.artifact.chunks import ChunkDigests
 from snapshotter.artifact.descriptor import Descriptor
 from snapshotter.artifact.digest import Digest
 from snapshotter.artifact.layout import Layout, layer_name, layout, tar_layers
@@ -24,6 +25,7 @@ from snapshotter.cache.documents import DocumentError, Documents
 from snapshotter.cache.store import BlobStore
 from snapshotter.fetch.fetcher import Fetcher, LoadedModel, ReadResult
 from snapshotter.mounts.errors import MountError
+from snapshotter.mounts.trust import Trust
 from snapshotter.registry.blobs import BlobOrigin
 from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import Reference
@@ -46,21 +48,28 @@ class Loader:
     """Brings the four things together that a model needs: registry, documents, cache, fetcher."""
 
     def __init__(
-        self, registry: Registry, documents: Documents, store: BlobStore, fetcher: Fetcher
+        self,
+        registry: Registry,
+        documents: Documents,
+        store: BlobStore,
+        fetcher: Fetcher,
+        trust: Trust | None = None,
     ) -> None:
         self._registry = registry
         self._documents = documents
         self._store = store
         self._fetcher = fetcher
+        self._trust = trust
 
     def load(self, ref: ModelRef) -> Model:
         """Raises :class:`ModelpackError`; nothing stays behind then but what was cached."""
         manifest = self._manifest(ref)
-        described = layout(manifest, self._indexes(ref, manifest))
+        chunks = self._trust.chunks(ref, manifest) if self._trust is not None else {}
+        described = layout(manifest, self._indexes(ref, manifest, chunks))
         for warning in described.warnings:
             log.warning("model is unusual", model=str(ref), warning=warning)
         blobs = self._open(described.blobs)
-        loaded = self._fetcher.add_model(self._origins(ref, described.blobs, blobs))
+        loaded = self._fetcher.add_model(self._origins(ref, described.blobs, blobs), chunks)
         return Model(ref, manifest, described, blobs, loaded)
 
     def unload(self, model: Model) -> None:
@@ -81,10 +90,12 @@ class Loader:
             raise MountError(f"{ref} is no model: expected the manifest of a ModelPack artifact")
         return manifest
 
-    def _indexes(self, ref: ModelRef, manifest: Manifest) -> Mapping[Digest, TarIndex]:
+    def _indexes(
+        self, ref: ModelRef, manifest: Manifest, chunks: Mapping[Digest, ChunkDigests]
+    ) -> Mapping[Digest, TarIndex]:
         layers = tar_layers(manifest)
         blobs = self._open(layers)
-        loaded = self._fetcher.add_model(self._origins(ref, layers, blobs))
+        loaded = self._fetcher.add_model(self._origins(ref, layers, blobs), chunks)
         try:
             return {
                 layer.digest: self._index(loaded, blobs[layer.digest], layer_name(manifest, layer))

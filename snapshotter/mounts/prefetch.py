@@ -130,14 +130,10 @@ class Prefetch:
             else:
                 self._do(partial(self._step, reading, b"".join(result)))
 
-        self._fetcher.read(
-            self._model.loaded,
-            self._model.blobs[file.digest],
-            file.offset + want.offset,
-            want.length,
-            stream=None,
-            deliver=deliver,
-        )
+        # Past any gate: it is only a hint, and no reason to fetch a chunk or a whole blob.
+        blob, start = self._model.blobs[file.digest], file.offset + want.offset
+        end = min(start + want.length, blob.size)
+        self._fetcher.bring(self._model.loaded, blob, start, end, stream=None, deliver=deliver)
 
     def _give_up(self, reading: _Reading, error: Exception) -> None:
         log.debug(

@@ -152,6 +152,15 @@ class Serving:
             "size_bytes": self.model.loaded.total_bytes,
             "present_bytes": self.model.loaded.present_bytes,
             "state": _state(blobs),
+            "blobs": [
+                {
+                    "digest": blob.digest,
+                    "size_bytes": blob.size,
+                    "present_bytes": blob.present_bytes,
+                    "state": blob.state.value,
+                }
+                for blob in blobs
+            ],
             "passthrough": self._passthrough and self._session.passthrough,
             "mounted_since": self.since,
         }
@@ -170,9 +179,21 @@ class Serving:
                 self._session.notify_inval_entry(parent, name)
 
     def condemned(self, blob: Blob) -> None:
-        """Bytes of ``blob`` were wrong: the kernel must not answer from pages it kept."""
-        for path, _ in self._of(blob):
-            self._session.notify_inval_inode(self._tree.nodeid(path))
+        """Bytes of ``blob`` were wrong: the kernel must not answer from pages it kept.
+
+        Nor open it to read it by itself any more; who has it open so keeps what is on the
+        disk, which nobody can take from them.
+        """
+        with self._backing_lock:
+            backing = self._backing.pop(blob.digest, 0)
+        for path, source in self._of(blob):
+            nodeid = self._tree.nodeid(path)
+            self._session.notify_inval_inode(nodeid)
+            if backing and source.whole:
+                parent, name = self._tree.renew(nodeid)
+                self._session.notify_inval_entry(parent, name)
+        if backing:
+            self._session.close_backing(backing)
 
     def _set_readahead(self) -> None:
         """For files opened from now on: the kernel looks at it in open(2)."""
@@ -191,7 +212,9 @@ class Serving:
         assert source is not None
         ready = source.whole and self._backing_id(source) != 0
         if self._modes.open(nodeid, ready=ready):
-            return Opened(fh=next(_handles), backing_id=self._backing[source.blob.digest])
+            self._fetcher.use(self.model.loaded)
+            # None any more when wrong bytes were found meanwhile: the kernel refuses that open.
+            return Opened(fh=next(_handles), backing_id=self._backing.get(source.blob.digest, 0))
         return Opened(fh=next(_handles))
 
     def _backing_id(self, source: Source) -> int:

@@ -82,6 +82,10 @@ class BlobOrigin(Protocol):
         """
         ...
 
+    def distrust(self) -> None:
+        """What came last was wrong: ask another host of the registry first, if there is one."""
+        ...
+
 
 class RegistryBlob(BlobOrigin):
     """A blob of a repository, read through the hosts configured for its registry.
@@ -113,6 +117,7 @@ class RegistryBlob(BlobOrigin):
         self._limits = limits
         self._locations: dict[str, str] = {}
         self._doubts = Doubts()
+        self._answered = ""
 
     @property
     def name(self) -> str:
@@ -139,6 +144,12 @@ class RegistryBlob(BlobOrigin):
             self._doubts.judge(error, start)
             raise
 
+    def distrust(self) -> None:
+        # With ranges in flight from several hosts it may hit the wrong one, which costs
+        # an attempt: the next wrong bytes name the other.
+        self._doubts.distrust(self._answered, time.monotonic())
+        self._locations.pop(self._answered, None)
+
     def _open_at(self, host: Host, attempt: Attempt, *, start: int, end: int) -> RangeBody:
         limiter = self._limits.of(host)
         limiter.enter()
@@ -151,6 +162,7 @@ class RegistryBlob(BlobOrigin):
                 self._doubts.note(host.url, error, time.monotonic())
             raise
         attempt.answered()
+        self._answered = host.url
         return _RegistryBody(response, start, end, source)
 
     def _ended(self, host: Host, start: int, error: RegistryError | None) -> None:

@@ -6,6 +6,7 @@ OCI distribution-spec v1.1, sections "Pull" and "Push".
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 from snapshotter.artifact.descriptor import Descriptor
 from snapshotter.artifact.digest import Digest, digest_of, parse_digest
 from snapshotter.artifact.errors import ArtifactError
+from snapshotter.artifact.mediatypes import OCI_INDEX
 from snapshotter.registry.auth import Access, Authorizer
 from snapshotter.registry.blobs import BlobOrigin, RangeBody, RegistryBlob, query
 from snapshotter.registry.connections import Pool
@@ -25,6 +27,7 @@ from snapshotter.registry.hosts import Capability, Host
 from snapshotter.registry.limits import Limits
 from snapshotter.registry.options import RegistryOptions
 from snapshotter.registry.reference import Reference
+from snapshotter.registry.referrers import Page
 from snapshotter.registry.upload import Uploader
 from snapshotter.registry.upstream import Upstreams
 
@@ -99,6 +102,18 @@ class Registry:
             limits=self._limits,
         )
 
+    def referrers_page(self, ref: Reference, query: str) -> Page | None:
+        """One page of the referrers API for ``ref.digest``; None where there is no such API.
+
+        See :func:`~snapshotter.registry.referrers.list_referrers`, which puts them together.
+        """
+        return self._upstreams.ask(
+            ref.registry,
+            Capability.RESOLVE,
+            f"referrers of {ref.digest}",
+            partial(self._referrers, ref, query),
+        )
+
     def has_blob(self, ref: Reference, digest: Digest) -> bool:
         """Is the blob in the repository already?"""
         return self._uploader.has_blob(ref, digest)
@@ -151,6 +166,28 @@ class Registry:
             media_type = named if isinstance(named, str) else media_type
         digest = _verified(answer, ref, host)
         return Descriptor(media_type, digest, len(answer.body)), answer.body
+
+    def _referrers(self, ref: Reference, asked: str, host: Host) -> Page | None:
+        def send(hop: Hop) -> Answer:
+            return self._control.send(
+                "GET",
+                hop.url,
+                asked=f"referrers of {ref.target} of {ref.repository}",
+                headers={**hop.headers, "Accept": OCI_INDEX},
+                tls=host.tls,
+                identify=hop.own,
+                limit=self._options.manifest_limit,
+            )
+
+        asking = "&".join(part for part in (query(host).removeprefix("?"), asked) if part)
+        url = f"{host.url}/{ref.repository}/referrers/{ref.target}"
+        access = Access(host, ref.repository)
+        url += f"?{asking}" if asking else ""
+        answer, _ = exchange(access, self._authorizer, url, send)
+        if answer.status == 404 or (answer.status == 200 and _content_type(answer) != OCI_INDEX):
+            return None  # spec: no referrers API here
+        _check_status(answer, ref, self._authorizer.story(access))
+        return Page(answer.body, _next_page(answer.header("link") or ""))
 
     def _ask(self, ref: Reference, host: Host, method: str) -> Answer:
         def send(hop: Hop) -> Answer:
@@ -205,6 +242,12 @@ def _check_status(answer: Answer, ref: Reference, story: str) -> None:
         retry_after=answer.header("retry-after"),
         registry_answered=speaks or is_registry_error(answer.body),
     )
+
+
+def _next_page(link: str) -> str:
+    """The target of ``Link: <...>; rel="next"``, RFC 8288."""
+    match = re.search(r'<([^>]*)>[^,]*;\s*rel="?next"?', link)
+    return match[1] if match else ""
 
 
 def _content_type(answer: Answer) -> str:

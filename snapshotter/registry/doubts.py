@@ -12,6 +12,8 @@ _AVOID = 30.0
 _BELIEVED = 3
 """Wrong answers in a row after which trying again is no use."""
 _REMEMBERED = 64
+_DISTRUST = 300.0
+"""Seconds a host is asked last whose bytes of the blob were wrong, however well it answers."""
 
 
 class Doubts:
@@ -21,13 +23,20 @@ class Doubts:
         self._lock = threading.Lock()
         self._until: dict[str, float] = {}
         self._wrong: dict[int, int] = {}
+        self._distrusted: dict[str, float] = {}
 
     def hosts(self, now: float) -> Collection[str]:
         """URLs of the hosts to ask last."""
-        if not self._until:
+        if not self._until and not self._distrusted:
             return ()
         with self._lock:
-            return [url for url, until in self._until.items() if until > now]
+            doubted = [*self._until.items(), *self._distrusted.items()]
+            return {url for url, until in doubted if until > now}
+
+    def distrust(self, url: str, now: float) -> None:
+        """The host gave other bytes than it should, in answers that looked right."""
+        with self._lock:
+            self._distrusted[url] = now + _DISTRUST
 
     def note(self, url: str, error: RegistryError, now: float) -> None:
         """The host failed with ``error``."""

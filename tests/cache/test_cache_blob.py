@@ -137,9 +137,9 @@ def test_an_empty_blob_is_complete_at_once(tmp_path) -> None:
 
 def test_one_wrong_byte_and_nothing_is_there_any_more(tmp_path) -> None:
     blob = opened(tmp_path)
+    blob.write(200_000, bytes([CONTENT[200_000] ^ 1]))
     blob.write(0, CONTENT)
     blob.flush()
-    blob.write(200_000, bytes([CONTENT[200_000] ^ 1]))
     with pytest.raises(DigestMismatch, match=r"fetched as sha256:.* hash to"):
         blob.verify()
     assert blob.state is BlobState.BAD

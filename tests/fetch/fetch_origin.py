@@ -101,6 +101,7 @@ class HttpOrigin:
 
     def __init__(self, port: int, size: int, name: str = "registry.test/model@sha256:0") -> None:
         self.port, self.size, self.name = port, size, name
+        self.distrusted = 0
         self._idle: list[http.client.HTTPConnection] = []
 
     def open(self, start: int, end: int) -> HttpBody:
@@ -121,6 +122,9 @@ class HttpOrigin:
             connection.close()
             raise Overloaded(f"{self.name}: {response.status}", temporary=True)
         return HttpBody(self, connection, response)
+
+    def distrust(self) -> None:
+        self.distrusted += 1
 
     def keep(self, connection: http.client.HTTPConnection) -> None:
         self._idle.append(connection)

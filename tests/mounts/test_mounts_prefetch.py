@@ -241,7 +241,7 @@ def test_no_thread_waits_for_bytes_that_do_not_come(
     node = make_node(ON, **QUIET)
     model = _push(tmp_path, docker_registry, node, {**WEIGHTS, **SMALL}, False)
     asked = threading.Event()
-    monkeypatch.setattr(Fetcher, "read", lambda *_, **__: asked.set())
+    monkeypatch.setattr(Fetcher, "bring", lambda *_, **__: asked.set())
     node.mounts.mount(model)
     assert asked.wait(60)
     _until(lambda: not [t for t in threading.enumerate() if t.name == "modelpack-prefetch"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import msgspec
 import pytest
 from registry_scripted import Reply, Request, ScriptedServer, ranged, scripted
 
@@ -43,6 +45,35 @@ def registry() -> Iterator[Registry]:
 def origin(registry: Registry, server: ScriptedServer, size: int = len(CONTENT)) -> BlobOrigin:
     descriptor = Descriptor("application/octet-stream", Digest(DIGEST), size)
     return registry.origin(server.address, "team/model", descriptor)
+
+
+def test_after_wrong_bytes_another_host_is_asked_if_there_is_one(
+    registry: Registry, tmp_path: Path
+) -> None:
+    with scripted(ranged(bytes(len(CONTENT)))) as mirror, scripted(ranged(CONTENT)) as server:
+        directory = tmp_path / server.address
+        directory.mkdir()
+        (directory / "hosts.toml").write_text(
+            f'server = "{server.url}"\n[host."{mirror.url}"]\ncapabilities = ["pull"]\n'
+        )
+        registry = Registry(msgspec.structs.replace(OPTIONS, certs_d=(str(tmp_path),)))
+        blob = origin(registry, server)
+        assert read(blob, 0, 1000) == bytes(1000)
+        blob.distrust()
+        assert read(blob, 0, 1000) == CONTENT[:1000]
+        assert read(origin(registry, server), 0, 10) == bytes(10)
+        blob.distrust()
+        assert read(blob, 0, 1000) == bytes(1000)
+        registry.close()
+
+
+def test_a_host_that_is_alone_is_asked_again_whatever_it_gave(registry: Registry) -> None:
+    with scripted(ranged(CONTENT)) as server:
+        blob = origin(registry, server)
+        blob.distrust()
+        assert read(blob, 0, 1000) == CONTENT[:1000]
+        blob.distrust()
+        assert read(blob, 0, 1000) == CONTENT[:1000]
 
 
 def read(blob: BlobOrigin, start: int, end: int, step: int = 1 << 20) -> bytes:
