@@ -39,7 +39,7 @@ from snapshotter.mounts.loader import Loader
 from snapshotter.mounts.table import Mounts
 from snapshotter.mounts.trust import Trust
 from snapshotter.registry.client import Registry
-from snapshotter.registry.keyring import NodeKeyring, PullSecretKeyring
+from snapshotter.registry.keyring import NodeKeyring, PresentedKeyring, PullSecretKeyring
 from snapshotter.registry.pull_secrets import PullSecrets
 from snapshotter.snapshots.service import serve as serve_snapshots
 from snapshotter.sockets import prepare_socket
@@ -109,6 +109,8 @@ def running(config: Config) -> Iterator[None]:
                 registry.identified(node),
                 root / "stubs",
                 serves=named_in_hosts(config.mirror.address, config.registry.certs_d),
+                upstream_for=lambda secret: registry.identified(PresentedKeyring(secret)),
+                keep_secret=secrets.keep,
             )
             stack.callback(mirror.stop)
         audits = Audits(store, documents, trust, fetcher.condemn)
