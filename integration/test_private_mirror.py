@@ -19,7 +19,7 @@ from integration.test_cri_proxy import files_with
 from integration.test_ctr import mount_image
 from proto.cri.runtime.v1 import api_pb2 as api
 
-REFUSED = r"(?i)authoriz"
+REFUSED = r"(?i)authoriz|refused access"
 
 
 @pytest.fixture

@@ -208,9 +208,12 @@ class Mirror:
             pull="refused" if known else "passed on",
         )
         # A client that goes on with a model downloads it whole and mounts nothing.
-        return (
-            _refusal(f"ModelPack artifact cannot be pulled now: {error}") if known else _NOT_FOUND
-        )
+        if known:
+            return _refusal(f"ModelPack artifact cannot be pulled now: {error}")
+        if error.refused:
+            # The client goes on, and shows this when the registry refuses it too.
+            return _error(f"403 {_reason(str(error))}", "DENIED", str(error))
+        return _NOT_FOUND
 
     def _kept(self, reference: Reference, *, is_manifest: bool) -> Answer | None:
         found = self._stubs.find(reference.digest) if reference.digest is not None else None
@@ -254,9 +257,12 @@ def _pinned(reference: Reference) -> Answer:
 
 
 def _refusal(message: str) -> Answer:
-    # RFC 9112 section 4 takes any visible ASCII as reason phrase.
-    reason = re.sub(r"[^ -~]+", "?", " ".join(message.split()))[:_REASON_LIMIT]
-    return _error(f"300 {reason}", "UNSUPPORTED", message)
+    return _error(f"300 {_reason(message)}", "UNSUPPORTED", message)
+
+
+def _reason(message: str) -> str:
+    """RFC 9112 section 4 takes any visible ASCII as reason phrase."""
+    return re.sub(r"[^ -~]+", "?", " ".join(message.split()))[:_REASON_LIMIT]
 
 
 def _error(status: str, code: str, message: str) -> Answer:

@@ -44,6 +44,8 @@ def without_scheme(key: str) -> str:
 
 
 def _host_matches(pattern: str, host: str) -> bool:
+    if pattern.startswith("["):  # an IPv6 address, no set of characters
+        return pattern.lower() == host.lower()
     wanted, wanted_port = _split(pattern)
     labels, port = _split(host)
     return (
