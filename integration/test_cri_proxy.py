@@ -18,6 +18,7 @@ from integration.harness.containerd import Containerd, releases
 from integration.harness.cri import Cri
 from integration.harness.images import FileLayer, Image
 from integration.harness.machine import Machine
+from integration.harness.pages import DAEMON, toml_block
 from integration.harness.places import Places
 from integration.harness.private import push_private_model
 from integration.harness.registry import PASSWORD, USER, Registry
@@ -28,7 +29,9 @@ from proto.cri.runtime.v1 import api_pb2 as api
 
 NEWEST = releases()[0]
 SECRET = api.AuthConfig(username=USER, password=PASSWORD)
-WITH_PROXY = {"cri": {"enabled": True}, "log": {"level": "debug"}} | suited(NEWEST)
+WITH_PROXY = (
+    toml_block("kubernetes.md", DAEMON, "cri") | {"log": {"level": "debug"}} | suited(NEWEST)
+)
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ import pytest
 from integration.harness.containerd import Containerd, releases
 from integration.harness.cri import NAMESPACE, Cri, PulledImage
 from integration.harness.machine import Machine
+from integration.harness.pages import CONTAINERD, DAEMON, toml_block
 from integration.harness.places import Places
 from integration.harness.registry import Registry
 from integration.harness.snapshotter import Snapshotter
 from integration.models import PushedModel, push_model, read_sums, suited, sums_command
 from integration.test_cri_pods import eventually
 
-AS_DEFAULT = {"plugins": {"io.containerd.cri.v1.images": {"snapshotter": "modelpack"}}}
+AS_DEFAULT = toml_block("kubernetes.md", CONTAINERD, "snapshotter")
 
 
 @pytest.fixture(params=["handler", "default"])
@@ -49,7 +50,7 @@ def test_a_model_of_a_registry_that_is_not_named_is_refused_with_what_to_do(
     machine: Machine, places: Places, registry: Registry
 ) -> None:
     release = next(release for release in releases() if release.has_image_volumes)
-    additions = {"images": {"registries": ["registry.example.com"]}} | suited(release)
+    additions = toml_block("kubernetes.md", DAEMON, "registries") | suited(release)
     with (
         Snapshotter(machine, places, additions=additions) as snapshotter,
         Containerd(machine, release, places, additions=AS_DEFAULT) as containerd,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from integration.harness.machine import Machine
+from integration.harness.pages import DAEMON, toml_block
 from integration.harness.places import Places
 from integration.harness.private import docker_config, push_private_model
 from integration.harness.registry import PASSWORD, USER, Registry
@@ -24,7 +25,8 @@ def mounted_secret(directory: Path, registry: str) -> dict[str, Any]:
     (data / ".dockerconfigjson").write_text(docker_config(registry))
     (directory / "..data").symlink_to(data.name)
     (directory / ".dockerconfigjson").symlink_to("..data/.dockerconfigjson")
-    return {"pull_secrets": [str(directory)]}
+    told = toml_block("kubernetes.md", DAEMON, "pull_secrets")["registry"]
+    return {key: [str(directory)] for key in told}
 
 
 def provider(directory: Path, registry: str) -> dict[str, Any]:
@@ -44,7 +46,10 @@ def provider(directory: Path, registry: str) -> dict[str, Any]:
         f"print({json.dumps(answer)!r})\n"
     )
     program.chmod(0o755)
-    return {"credential_providers": {"test": {"path": str(program), "match_images": [registry]}}}
+    told = toml_block("kubernetes.md", DAEMON, "credential_providers")["registry"]
+    (settings,) = told["credential_providers"].values()
+    ours = settings | {"path": str(program), "match_images": [registry]}
+    return {"credential_providers": {"test": ours}}
 
 
 @pytest.mark.parametrize("given", [mounted_secret, provider])

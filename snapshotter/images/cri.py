@@ -93,7 +93,6 @@ class PullWatcher:
             log.warning("image not looked at", image=str(reference), error=str(error))
         self._secrets.keep(reference.registry, reference.repository, secret)
         self._places.add(reference.registry, reference.repository)
-        log.info("pull secret kept for reading", image=str(reference))
 
     def _model(self, reference: Reference) -> Digest | None:
         """The manifest of the model that containerd has under this name; None: it is no model."""

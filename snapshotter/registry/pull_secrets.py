@@ -62,6 +62,8 @@ class PullSecrets:
                 self._kept.popitem(last=False)
             if not same:
                 self._store()
+        if not same:
+            log.info("pull secret kept for reading", repository=f"{registry}/{repository}")
 
     def has(self, registry: str, repository: str) -> bool:
         with self._lock:
