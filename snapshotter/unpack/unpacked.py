@@ -65,13 +65,12 @@ class Unpacked:
         self._lock = threading.Lock()
         self._news = threading.Condition(self._lock)
         self._readers: list[_Waiting] = []
-        self._index_waiters = 0
+        self._index_waiters: set[int] = set()
         self._passed = content.size if content.record is not None else 0
         self._promised = False
         """Mounted by a first header; there must be no second file."""
         self._failure: ModelpackError | None = None
         self._trouble: ModelpackError | None = None
-        self._troubles = 0
 
     @property
     def done(self) -> bool:
@@ -98,7 +97,7 @@ class Unpacked:
     @property
     def urgency(self) -> int:
         """2 while a reader waits, 1 while a mount does."""
-        return 2 if self._readers else min(1, self._index_waiters)
+        return 2 if self._readers else min(1, len(self._index_waiters))
 
     # For mounts
 
@@ -109,18 +108,18 @@ class Unpacked:
         producer says that there is one file. Raises :class:`ArtifactError`, :class:`FetchError`, or
         :class:`UnpackError` when it took too long.
         """
+        number = next(_order)
         with self._lock:
-            troubles = self._troubles
-            self._index_waiters += 1
+            self._index_waiters.add(number)
         self._wake()
         try:
             with self._news:
-                return self._wait_for_index(patience, troubles)
+                return self._wait_for_index(patience, number)
         finally:
             with self._lock:
-                self._index_waiters -= 1
+                self._index_waiters.discard(number)
 
-    def _wait_for_index(self, patience: float, troubles: int) -> TarIndex:
+    def _wait_for_index(self, patience: float, number: int) -> TarIndex:
         began = told = time.monotonic()
         while True:
             if self._failure is not None:
@@ -130,7 +129,7 @@ class Unpacked:
             if (early := self._single()) is not None:
                 self._promised = True
                 return early
-            if self._troubles > troubles and self._trouble is not None:
+            if number not in self._index_waiters and self._trouble is not None:
                 raise self._trouble.with_traceback(None)
             now = time.monotonic()
             if now - began >= patience:
@@ -202,6 +201,10 @@ class Unpacked:
         """None once there is nothing left to do."""
         return self._stream
 
+    def attempt(self) -> int:
+        """A number for an attempt that begins: it is made for those who wait by now."""
+        return next(_order)
+
     def advanced(self) -> None:
         """The stream has come further, or to its end."""
         stream = self._stream
@@ -229,11 +232,17 @@ class Unpacked:
         for waiting in ready:
             self._answer(waiting)
 
-    def troubled(self, error: ModelpackError) -> None:
-        """It does not go on for now: who waits gets ``error``, who asks again may be lucky."""
+    def troubled(self, error: ModelpackError, attempt: int) -> None:
+        """It does not go on for now: who waited when ``attempt`` began gets ``error``.
+
+        Who came later asked for another attempt, which may be luckier.
+        """
         with self._news:
-            self._trouble, self._troubles = error, self._troubles + 1
-            readers, self._readers = self._readers, []
+            self._trouble = error
+            self._index_waiters = {one for one in self._index_waiters if one > attempt}
+            readers = [one for one in self._readers if one.number < attempt]
+            self._readers = [one for one in self._readers if one.number > attempt]
+            heapq.heapify(self._readers)
             self._news.notify_all()
         self._fail_readers(readers, error)
 

@@ -13,7 +13,7 @@ from snapshotter.artifact.digest import Digest, algorithm, encoded
 from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.layers import Archive
 from snapshotter.artifact.tar import TarIndex
-from snapshotter.cache.blob import Blob
+from snapshotter.cache.blob import Blob, BlobState
 from snapshotter.cache.documents import DocumentError
 from snapshotter.cache.errors import CacheError
 from snapshotter.cache.indexes import TarIndexes
@@ -243,6 +243,7 @@ class Unpacker:
         unpacked = task.unpacked
         stream = unpacked.stream
         assert stream is not None
+        attempt = unpacked.attempt()
         try:
             if unpacked.failure is not None:
                 self._drain(task, stream)
@@ -262,10 +263,13 @@ class Unpacker:
             task.paused_until = time.monotonic() + _PAUSE
             task.sources.append(task.sources.pop(0))
             log.warning("unpacking does not go on", error=str(error), next_attempt_in=_PAUSE)
-            if unpacked.failure is None:
-                unpacked.troubled(error)
-            else:
+            if unpacked.failure is not None:
                 unpacked.closed()
+            elif unpacked.blob.state is BlobState.BAD:
+                # The fetcher hashed it first. What came out until now is as wrong.
+                self._fail(task, UnpackError(f"{unpacked.archive.where}: {error}"))
+            else:
+                unpacked.troubled(error, attempt)
         except (ArtifactError, UnpackError) as error:
             self._fail(task, error)
 

@@ -6,6 +6,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from unpack_origin import (
 from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.mediatypes import Encoding
 from snapshotter.artifact.tar import TarEntry
+from snapshotter.cache.blob import BlobState
 from snapshotter.cache.errors import CacheError
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.errors import FetchError
@@ -31,6 +33,7 @@ from snapshotter.unpack import stream as stream_module
 from snapshotter.unpack.content import Content
 from snapshotter.unpack.errors import UnpackError
 from snapshotter.unpack.options import UnpackOptions
+from snapshotter.unpack.stream import Stream
 from snapshotter.unpack.unpacked import Unpacked
 
 BOTH = pytest.mark.parametrize("encoding", [Encoding.TAR_GZIP, Encoding.TAR_ZSTD])
@@ -228,6 +231,38 @@ def test_wrong_bytes_that_do_not_even_decompress_do_not_stay_in_the_cache(tmp_pa
         assert len(unpacked.index(LONG).entries) == 3
 
 
+def test_bytes_that_the_fetcher_finds_wrong_first_are_not_served_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = packed(tar(FILES), GZIP)
+    archive = replace(
+        archive_of(data, GZIP), descriptor=archive_of(b"x" * len(data), GZIP).descriptor
+    )
+    hashed, feed = threading.Event(), Stream.feed
+
+    def fed(self: Stream, piece: bytes) -> None:
+        if self.taken > 2 << 20:
+            assert hashed.wait(LONG)
+        feed(self, piece)
+
+    monkeypatch.setattr(Stream, "feed", fed)
+    with rooms(tmp_path) as node:
+        unpacked = node.unpacker.claim(archive, Origin(data), None)
+        assert read(unpacked, 512, 100) == FILES["a.bin"][:100]
+        late = Reading(unpacked, 4 << 20, 100)
+        node.fetcher.prefetch(
+            node.unpacker._tasks[archive.descriptor.digest].sources[0],
+            [(unpacked.blob, 0, len(data))],
+        )
+        until(lambda: unpacked.blob.state is BlobState.BAD)
+        hashed.set()
+        with pytest.raises(FetchError, match="digest|wrong bytes"):
+            late.result()
+        until(lambda: unpacked.state is BlobState.BAD)
+        with pytest.raises(FetchError):
+            read(unpacked, 512, 100)
+
+
 @BOTH
 def test_content_that_is_not_of_its_diff_id_is_an_error(tmp_path: Path, encoding: Encoding) -> None:
     data = packed(tar(FILES), encoding)
@@ -318,6 +353,7 @@ def test_a_reader_of_a_registry_that_lost_the_blob_gets_an_error_and_may_try_aga
         assert read(unpacked, 512, 100) == FILES["a.bin"][:100]  # it is there
         with pytest.raises(ModelpackError, match="404"):
             unpacked.index(LONG)
+        until(lambda: not node.fetcher._busy())  # what was asked before may fail still
         origin.gone = False
         assert read(unpacked, (2 << 20), 100) == tar(FILES)[2 << 20 :][:100]
         until(lambda: unpacked.done)
