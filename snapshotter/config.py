@@ -22,6 +22,7 @@ from snapshotter.images.options import CriOptions, ImageOptions, MirrorOptions
 from snapshotter.mounts.options import MountOptions
 from snapshotter.registry.options import RegistryOptions
 from snapshotter.units import UnitError, decode_unit
+from snapshotter.unpack.options import UnpackOptions
 
 DEFAULT_PATH = Path("/etc/modelpack-snapshotter/config.toml")
 
@@ -80,6 +81,7 @@ class Config(_Section, frozen=True):
     registry: RegistryOptions = RegistryOptions()
     cache: CacheOptions = CacheOptions()
     fetch: FetchOptions = FetchOptions()
+    unpack: UnpackOptions = UnpackOptions()
     verify: VerifyOptions = VerifyOptions()
     mounts: MountOptions = MountOptions()
     log: LogOptions = LogOptions()

@@ -43,6 +43,7 @@ from snapshotter.registry.keyring import NodeKeyring, PresentedKeyring, PullSecr
 from snapshotter.registry.pull_secrets import PullSecrets
 from snapshotter.snapshots.service import serve as serve_snapshots
 from snapshotter.sockets import prepare_socket
+from snapshotter.unpack.unpacker import Unpacker
 
 log = structlog.get_logger(__name__)
 
@@ -96,11 +97,24 @@ def running(config: Config) -> Iterator[None]:
         stack.callback(fetcher.close)
         documents = Documents(root / "documents")
         trust = Trust(config.verify, OwnLists(root / "chunks"), registry, documents)
-        loader = Loader(registry, documents, store, fetcher, trust)
+        unpacker = Unpacker(
+            store, fetcher, config.unpack, on_bad=lambda blob: mounts.condemned(blob)
+        )
+        loader = Loader(
+            registry,
+            documents,
+            store,
+            fetcher,
+            trust,
+            unpacker=unpacker,
+            rules=config.mounts.rules,
+            patience=config.unpack.mount_wait,
+        )
         mounts = Mounts(state / "mounts", loader, fetcher, config.mounts)
         stack.callback(mounts.close)
         # Before the mounts: a verifier that tells the kernel of wrong bytes needs them served.
         stack.callback(fetcher.close)
+        stack.callback(unpacker.close)
         containerd = stack.enter_context(Containerd(Path(config.containerd.address)))
 
         if config.mirror.enabled:

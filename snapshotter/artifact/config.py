@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from snapshotter.artifact.digest import Digest, parse_digest
+from snapshotter.artifact.errors import ArtifactError
+
 _TEXT_LIMIT = 1000
 _LIST_LIMIT = 100
 
@@ -66,6 +69,31 @@ def model_facts(raw: bytes) -> ModelFacts:
         precision=_text(config, "precision"),
         quantization=_text(config, "quantization"),
     )
+
+
+def diff_ids(raw: bytes) -> tuple[Digest | None, ...]:
+    """What the layers, in their order, hash to when decompressed; None where that is not said.
+
+    ``modelfs.diffIds`` of ModelPack, ``rootfs.diff_ids`` of images. Empty where there is
+    no such list, as in many configs.
+    """
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        return ()
+    for table, keys in (("modelfs", ("diffIds", "diff_ids")), ("rootfs", ("diff_ids", "diffIds"))):
+        for key in keys:
+            listed = _table(document, table).get(key)
+            if isinstance(listed, list):
+                return tuple(_digest(item) for item in listed)
+    return ()
+
+
+def _digest(value: Any) -> Digest | None:
+    try:
+        return parse_digest(value) if isinstance(value, str) else None
+    except ArtifactError:
+        return None
 
 
 def _table(document: Any, key: str) -> dict[str, Any]:

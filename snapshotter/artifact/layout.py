@@ -8,34 +8,19 @@ is refused with an error; there is no half of a model and no empty one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from snapshotter.artifact.descriptor import Descriptor
 from snapshotter.artifact.digest import Digest
-from snapshotter.artifact.errors import ArtifactError, NotAModel
-from snapshotter.artifact.manifest import Manifest, is_model
-from snapshotter.artifact.mediatypes import (
-    NYDUS_BOOTSTRAP,
-    Category,
-    Encoding,
-    LayerType,
-    names_archive,
-    parse_layer_type,
-)
-from snapshotter.artifact.metadata import file_metadata, file_name
-from snapshotter.artifact.names import basename, check_path, parents
-from snapshotter.artifact.tar import TarIndex
-
-NODE_LIMIT = 250_000
-"""Files and directories of one model."""
-PATH_BYTES_LIMIT = 64 << 20
-"""Characters of all paths of one model, directories included."""
-
-_CNAI_CATEGORIES = {
-    "org.cnai.model.model": Category.WEIGHT,
-    "org.cnai.model.config": Category.WEIGHT_CONFIG,
-    "org.cnai.model.readme": Category.DOC,
-}
+from snapshotter.artifact.errors import ArtifactError
+from snapshotter.artifact.layers import Layer, layers
+from snapshotter.artifact.manifest import Manifest
+from snapshotter.artifact.mediatypes import Category, Encoding
+from snapshotter.artifact.merge import Merged
+from snapshotter.artifact.metadata import file_metadata
+from snapshotter.artifact.names import basename, check_path, check_target, strip_parents
+from snapshotter.artifact.rules import STRICT, Rules
+from snapshotter.artifact.tar import TarEntry, TarIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +39,20 @@ class File:
     """What the producer says; :func:`.categories.is_weights` knows better."""
     layer: int
     """Place of the layer in the manifest, from 0."""
+    compressed: bool = False
+    """``offset`` counts in what the blob decompresses to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A symbolic link; only where :class:`.rules.Rules` allow it."""
+
+    path: str
+    target: str
+    """Relative, and never out of the model: checked by :func:`.names.check_target`."""
+    mtime_ns: int
+    digest: Digest
+    layer: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,8 @@ class Layout:
     blobs: tuple[Descriptor, ...]
     """The blobs the files lie in, each once, in the manifest's order."""
     warnings: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
+    """Sorted by path."""
 
     @property
     def size(self) -> int:
@@ -72,56 +73,29 @@ class Layout:
         return sum(file.size for file in self.files)
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """A layer that is served, and how."""
-
-    number: int
-    descriptor: Descriptor
-    type: LayerType
-    where: str
-    """Begins every message about it."""
-
-
-def tar_layers(manifest: Manifest) -> tuple[Descriptor, ...]:
-    """The layers whose index :func:`layout` needs, each digest once.
-
-    Raises :class:`ArtifactError` for whatever the manifest alone tells cannot be
-    served, before a byte of a layer was read.
-    """
-    found = {
-        layer.descriptor.digest: layer.descriptor
-        for layer in _layers(manifest, [])
-        if layer.type.encoding is Encoding.TAR
-    }
-    return tuple(found.values())
-
-
-def layer_name(manifest: Manifest, layer: Descriptor) -> str:
-    """How messages call a layer: ``layer 3 of 7 (sha256:…)``."""
-    number = next(n for n, one in enumerate(manifest.layers, 1) if one.digest == layer.digest)
-    return f"layer {number} of {len(manifest.layers)} ({layer.digest})"
-
-
-def layout(manifest: Manifest, tar_indexes: Mapping[Digest, TarIndex]) -> Layout:
+def layout(
+    manifest: Manifest, tar_indexes: Mapping[Digest, TarIndex], rules: Rules = STRICT
+) -> Layout:
     """The files of the model ``manifest`` describes.
 
-    ``tar_indexes`` has an index for each of :func:`tar_layers`. Raises
+    ``tar_indexes`` has an index for each of :func:`.layers.archives`. Raises
     :class:`NotAModel`, or :class:`ArtifactError` naming the layer.
     """
     warnings: list[str] = []
-    tree = _Tree()
+    tree = Merged()
     blobs: dict[Digest, Descriptor] = {}
-    for layer in _layers(manifest, warnings):
+    for layer in layers(manifest, warnings):
         if layer.type.encoding is Encoding.RAW:
-            tree.add_file(_raw_file(layer, warnings), layer.where)
+            tree.add_file(_raw_file(layer, rules, warnings), layer.where)
         else:
             index = tar_indexes.get(layer.descriptor.digest)
             if index is None:
                 raise ArtifactError(f"{layer.where}: the headers of this tar were not read")
-            for found in _tar_files(layer, index):
+            for found in _tar_nodes(layer, index, rules):
                 if isinstance(found, File):
                     tree.add_file(found, layer.where)
+                elif isinstance(found, Link):
+                    tree.add_link(found, layer.where)
                 else:
                     tree.add_directory(found, layer.where)
         blobs.setdefault(layer.descriptor.digest, layer.descriptor)
@@ -135,57 +109,13 @@ def layout(manifest: Manifest, tar_indexes: Mapping[Digest, TarIndex]) -> Layout
         directories=tuple(sorted(tree.directories)),
         blobs=tuple(blobs.values()),
         warnings=tuple(warnings),
+        links=tuple(sorted(tree.links.values(), key=lambda link: link.path)),
     )
 
 
-def _layers(manifest: Manifest, warnings: list[str]) -> Iterator[_Layer]:
-    if not is_model(manifest):
-        raise NotAModel(
-            f"{manifest.digest} is no model: artifact type {str(manifest.artifact_type)[:120]!r}, "
-            f"config {manifest.config.media_type[:120]!r}; expected a ModelPack artifact"
-        )
-    for number, descriptor in enumerate(manifest.layers):
-        if descriptor.annotations.get(NYDUS_BOOTSTRAP) == "true":
-            continue  # metadata nydusify adds behind the model's own layers
-        where = f"layer {number + 1} of {len(manifest.layers)} ({descriptor.digest})"
-        kind = _layer_type(descriptor, where, warnings)
-        if kind.encoding.compressed:
-            raise ArtifactError(
-                f"{where} has media type {descriptor.media_type}: compressed layers cannot be "
-                "served yet, uncompressed ones (.raw or .tar) are needed; "
-                "publish the model without compression"
-            )
-        yield _Layer(number, descriptor, kind, where)
-
-
-def _layer_type(descriptor: Descriptor, where: str, warnings: list[str]) -> LayerType:
-    media_type, annotations = descriptor.media_type, descriptor.annotations
-    shown = repr(media_type[:160])
-    kind = parse_layer_type(media_type)
-    if kind is None:
-        if file_name(annotations) is None:
-            raise ArtifactError(
-                f"{where} has unknown media type {shown} and no file name: expected one of the "
-                "ModelPack layer types, or annotation org.cncf.model.filepath"
-            )
-        if names_archive(media_type):
-            raise ArtifactError(
-                f"{where} has unknown media type {shown} of an archive: expected one of the "
-                "ModelPack layer types; publish the model with raw or tar layers"
-            )
-        warnings.append(f"{where}: unknown media type {shown}, served as one raw file")
-        kind = LayerType(Category.OTHER, Encoding.RAW)
-    if kind.category is Category.OTHER:
-        for annotation, category in _CNAI_CATEGORIES.items():
-            if annotations.get(annotation) == "true":
-                return LayerType(category, kind.encoding)
-    return kind
-
-
-def _raw_file(layer: _Layer, warnings: list[str]) -> File:
+def _raw_file(layer: Layer, rules: Rules, warnings: list[str]) -> File:
     descriptor = layer.descriptor
-    name = file_name(descriptor.annotations)
-    if name is None:
+    if layer.name is None:
         raise ArtifactError(
             f"{layer.where} has no file name: expected annotation org.cncf.model.filepath; "
             "build the model again with it"
@@ -202,7 +132,7 @@ def _raw_file(layer: _Layer, warnings: list[str]) -> File:
             f"{layer.where}: annotated with typeflag {metadata.typeflag}, served as a regular file"
         )
     return File(
-        path=check_path(name, layer.where),
+        path=_checked(layer.name, layer, rules),
         size=descriptor.size,
         mode=_mask(metadata.mode or 0),
         mtime_ns=metadata.mtime_ns,
@@ -213,103 +143,90 @@ def _raw_file(layer: _Layer, warnings: list[str]) -> File:
     )
 
 
-def _tar_files(layer: _Layer, index: TarIndex) -> Iterator[File | str]:
-    """Files, and directories as their paths."""
-    annotated = _annotated_path(layer)
-    regular = [entry for entry in index.entries if not entry.is_directory]
-    directories = [entry.path for entry in index.entries if entry.is_directory]
+def _tar_nodes(layer: Layer, index: TarIndex, rules: Rules) -> Iterator[File | Link | str]:
+    """Files, links, and directories as their paths."""
+    annotated = _annotated_path(layer, rules)
+    others = [entry for entry in index.entries if not entry.is_directory]
+    directories = [
+        _checked(entry.path, layer, rules) for entry in index.entries if entry.is_directory
+    ]
     # AIKit's tars lost the directory of their one file, the annotation keeps it.
     # Where the archive has that very path as a directory, the annotation names
     # the directory (KitOps).
     renamed = (
         annotated is not None
-        and len(regular) == 1
-        and basename(regular[0].path) == basename(annotated)
+        and len(others) == 1
+        and others[0].is_regular
+        and basename(others[0].path) == basename(annotated)
         and annotated not in directories
     )
     if not renamed:
         yield from directories
-    for entry in regular:
-        if entry.offset + entry.size > layer.descriptor.size:
+    earlier: dict[str, File] = {}
+    for entry in others:
+        _check_link(entry, layer, rules)
+        path = _checked(entry.path, layer, rules)
+        if entry.symlink:
+            target = check_target(path, entry.symlink, layer.where)
+            yield Link(path, target, entry.mtime_ns, layer.descriptor.digest, layer.number)
+            continue
+        file = _tar_file(layer, entry, annotated if renamed and annotated else path, earlier)
+        earlier[entry.path] = file
+        yield file
+
+
+def _tar_file(layer: Layer, entry: TarEntry, path: str, earlier: Mapping[str, File]) -> File:
+    size, mode, mtime_ns, offset = entry.size, _mask(entry.mode), entry.mtime_ns, entry.offset
+    if entry.hardlink:
+        target = earlier.get(entry.hardlink)
+        if target is None:
             raise ArtifactError(
-                f"{layer.where}: {entry.path!r} ends at byte {entry.offset + entry.size}, "
-                f"the blob at {layer.descriptor.size}"
+                f"{layer.where}: hard link {entry.path[:120]!r} to {entry.hardlink[:120]!r}, "
+                "which is no file before it in this layer: refused; build the model again"
             )
-        yield File(
-            path=annotated if renamed and annotated is not None else entry.path,
-            size=entry.size,
-            mode=_mask(entry.mode),
-            mtime_ns=entry.mtime_ns,
-            digest=layer.descriptor.digest,
-            offset=entry.offset,
-            category=layer.type.category,
-            layer=layer.number,
+        size, mode, mtime_ns, offset = target.size, target.mode, target.mtime_ns, target.offset
+    compressed = layer.type.encoding.compressed
+    if not compressed and offset + size > layer.descriptor.size:
+        raise ArtifactError(
+            f"{layer.where}: {entry.path!r} ends at byte {offset + size}, "
+            f"the blob at {layer.descriptor.size}"
         )
+    return File(
+        path=path,
+        size=size,
+        mode=mode,
+        mtime_ns=mtime_ns,
+        digest=layer.descriptor.digest,
+        offset=offset,
+        category=layer.type.category,
+        layer=layer.number,
+        compressed=compressed,
+    )
 
 
-def _annotated_path(layer: _Layer) -> str | None:
-    name = file_name(layer.descriptor.annotations)
-    if name is None:
+def _check_link(entry: TarEntry, layer: Layer, rules: Rules) -> None:
+    if entry.is_regular or rules.allow_links:
+        return
+    what, target = (
+        ("a hard link", entry.hardlink) if entry.hardlink else ("a symbolic link", entry.symlink)
+    )
+    raise ArtifactError(
+        f"{layer.where}: entry {entry.path[:120]!r} is {what} to {target[:120]!r}: refused unless "
+        "allow_links is set in [mounts]; build the model again with regular files"
+    )
+
+
+def _annotated_path(layer: Layer, rules: Rules) -> str | None:
+    if layer.name is None:
         return None
     # KitOps names what was packed: a directory, also the whole one.
-    name = name.removeprefix("./").removesuffix("/")
-    return None if name in ("", ".") else check_path(name, layer.where)
+    name = layer.name.removeprefix("./").removesuffix("/")
+    return None if name in ("", ".") else _checked(name, layer, rules)
+
+
+def _checked(path: str, layer: Layer, rules: Rules) -> str:
+    return check_path(strip_parents(path) if rules.strip_parents else path, layer.where)
 
 
 def _mask(mode: int) -> int:
     return 0o555 if mode & 0o111 else 0o444
-
-
-@dataclass(slots=True)
-class _Tree:
-    """Files and directories so far, free of conflicts."""
-
-    files: dict[str, File] = field(default_factory=dict)
-    directories: dict[str, str] = field(default_factory=dict)
-    """Path to the layer that needs it."""
-    path_bytes: int = 0
-
-    def add_file(self, file: File, where: str) -> None:
-        known = self.files.get(file.path)
-        if known is not None:
-            if _same_content(known, file):
-                return
-            raise ArtifactError(
-                f"{where} has {file.path!r} with other content than layer {known.layer + 1} "
-                f"({known.digest}): one path must be one file; build the model again"
-            )
-        if file.path in self.directories:
-            raise _conflict(file.path, where, self.directories[file.path])
-        self._count(file.path, where)
-        for parent in parents(file.path):
-            self.add_directory(parent, where)
-        self.files[file.path] = file
-
-    def add_directory(self, path: str, where: str) -> None:
-        while path and path not in self.directories:
-            known = self.files.get(path)
-            if known is not None:
-                raise _conflict(path, f"layer {known.layer + 1} ({known.digest})", where)
-            self._count(path, where)
-            self.directories[path] = where
-            path = path.rpartition("/")[0]
-
-    def _count(self, path: str, where: str) -> None:
-        self.path_bytes += len(path)
-        if len(self.files) + len(self.directories) >= NODE_LIMIT:
-            raise ArtifactError(f"{where}: the model has more than {NODE_LIMIT} files")
-        if self.path_bytes > PATH_BYTES_LIMIT:
-            raise ArtifactError(f"{where}: the model's paths take over {PATH_BYTES_LIMIT} bytes")
-
-
-def _same_content(one: File, other: File) -> bool:
-    if one.size != other.size:
-        return False
-    return one.size == 0 or (one.digest, one.offset) == (other.digest, other.offset)
-
-
-def _conflict(path: str, as_file: str, as_directory: str) -> ArtifactError:
-    return ArtifactError(
-        f"{path!r} is a file in {as_file} and a directory in {as_directory}: "
-        "build the model again with one of them"
-    )

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from snapshotter.artifact.categories import is_weights
 from snapshotter.artifact.descriptor import Descriptor, Platform
 from snapshotter.artifact.digest import Digest, digest_of, parse_digest
 from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.mediatypes import (
+    EMPTY_CONFIG,
     INDEX_TYPES,
     MANIFEST_TYPES,
     MODEL_ARTIFACT_TYPES,
@@ -22,7 +24,10 @@ from snapshotter.artifact.mediatypes import (
     MODEL_INDEX_TYPES,
     OCI_INDEX,
     OCI_MANIFEST,
+    OLLAMA_WEIGHTS,
+    says_model,
 )
+from snapshotter.artifact.metadata import file_name
 from snapshotter.artifact.platforms import describe, matches, normalize
 
 MANIFEST_LIMIT = 8 << 20
@@ -171,18 +176,27 @@ def _descriptor(item: _Descriptor, what: str) -> Descriptor:
 def is_model(document: Manifest | Index) -> bool:
     """Whether this is a model.
 
-    Artifact type or config type is enough, some producers set only one. An
-    index may be one of models without saying so: False then means "look at what
-    :func:`choose` gives".
+    Artifact type or config type is enough, some producers set only one. Without either,
+    Ollama's models have the config of an ordinary image and layers of their own types; and
+    what was pushed by hand with oras has an empty config, and layers of model types or
+    named like weights. An index may be one of models without saying so: False then means
+    "look at what :func:`choose` gives".
     """
     if isinstance(document, Index):
         return document.artifact_type in MODEL_INDEX_TYPES | MODEL_ARTIFACT_TYPES or any(
             _says_model(entry) for entry in document.manifests
         )
-    return (
+    if (
         document.artifact_type in MODEL_ARTIFACT_TYPES
         or document.config.media_type in MODEL_CONFIG_TYPES
-    )
+    ):
+        return True
+    if document.config.media_type == EMPTY_CONFIG:
+        return any(
+            says_model(layer.media_type) or is_weights(file_name(layer.annotations) or "", 0)
+            for layer in document.layers
+        )
+    return any(layer.media_type in OLLAMA_WEIGHTS for layer in document.layers)
 
 
 def choose(index: Index, platform: Platform) -> Descriptor:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 
@@ -32,6 +33,8 @@ class FileMetadata:
     """0 also where unset, which Go writes as the year 1."""
     size: int | None = None
     typeflag: int = 0
+    bundle: bool = False
+    """Several files were packed, under a name that is none of theirs (AIKit)."""
 
 
 class _Metadata(msgspec.Struct):
@@ -39,6 +42,7 @@ class _Metadata(msgspec.Struct):
     mtime: str | None = None
     size: int | None = None
     typeflag: int | None = None
+    files: Any = None
 
 
 def file_name(annotations: Mapping[str, str]) -> str | None:
@@ -62,6 +66,7 @@ def file_metadata(annotations: Mapping[str, str]) -> tuple[FileMetadata, str | N
             mtime_ns=parse_time(found.mtime or ""),
             size=found.size,
             typeflag=0 if typeflag == ord("0") else typeflag,
+            bundle=found.files is not None,
         ),
         None,
     )

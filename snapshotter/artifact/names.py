@@ -32,6 +32,37 @@ def check_path(path: str, where: str) -> str:
     return path
 
 
+def strip_parents(path: str) -> str:
+    """Without any ``../`` at its beginning."""
+    while path.startswith("../"):
+        path = path[3:].lstrip("/")
+    return path
+
+
+def check_target(path: str, target: str, where: str) -> str:
+    """Return ``target`` of the symbolic link ``path`` when it cannot lead out of the tree.
+
+    So it is relative, and goes up only at its beginning, where it passes directories that
+    are known to be none of links: behind a component that may be a link, ``..`` could be
+    anywhere. Raises :class:`ArtifactError` otherwise.
+    """
+    up, rest = 0, target.removeprefix("./").removesuffix("/")
+    while rest == ".." or rest.startswith("../"):
+        up, rest = up + 1, rest[3:]
+    if up > path.count("/"):
+        why: str | None = "it leads out of the model"
+    elif rest:
+        why = _fault(rest)
+    else:
+        why = None if up else _fault(rest)
+    if why is not None:
+        raise ArtifactError(
+            f"{where}: link {path[:120]!r} to {target[:120]!r} is refused: {why}; the model has "
+            "to be built again with relative links to its own files"
+        )
+    return target
+
+
 def decode_path(path: bytes, where: str) -> str:
     """The text of a name; :class:`ArtifactError` when it is no UTF-8."""
     try:

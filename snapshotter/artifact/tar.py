@@ -1,12 +1,13 @@
-"""Where the files of an uncompressed tar lie, found by reading its headers only.
+"""Where the files of a tar lie, found by reading its headers only.
 
 Sans-I/O: :func:`index_tar` asks for the bytes it wants and is sent them, whoever
-drives it knows where they come from. It hops from header to header, so of a
-40 GiB layer with one file two kilobytes are read.
+drives it knows where they come from: ranges of a blob, or a stream that passes. It
+hops from header to header, so of a 40 GiB layer with one file two kilobytes are read.
 
 Formats: POSIX.1-2001 pax and ustar (``pax``, IEEE Std 1003.1, "Extended Description"),
 GNU long names and base-256 numbers, V7. Where readers are known to disagree
-(global ``path``, sparse files, links) the archive is refused.
+(global ``path``, sparse files) the archive is refused. Which names and links may be
+served is not decided here: an index is kept, and settings change.
 """
 
 from __future__ import annotations
@@ -16,9 +17,18 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 
 from snapshotter.artifact.errors import ArtifactError
-from snapshotter.artifact.names import check_path, decode_path
+from snapshotter.artifact.names import decode_path
+from snapshotter.artifact.tarheader import (
+    BLOCK,
+    SIZE_LIMIT,
+    check_sum,
+    number,
+    padded,
+    pax_records,
+    pax_time,
+    stored_name,
+)
 
-BLOCK = 512
 ENTRY_LIMIT = 100_000
 """Headers read of one archive, extended ones included."""
 EXTENSION_LIMIT = 1 << 20
@@ -29,13 +39,14 @@ EXTENSIONS_LIMIT = 8 << 20
 _FIRST_READ = 4096
 _MOST_READ = 1 << 20
 _NEAR = 128 << 10  # a hop shorter than this costs more as a request than as bytes
-_SIZE_LIMIT = (1 << 63) - 1
+_OFTEN = 16  # hops in a row after which reading on costs less than as many requests again
+_NEAR_OFTEN = _MOST_READ
 _ZEROS = bytes(BLOCK)
-_PAX_LENGTH = re.compile(rb"([0-9]{1,8}) ")
+_REGULAR = (b"0", b"\0", b"7")
+_LINKS = (b"1", b"2")
+_SERVED = (*_REGULAR, *_LINKS, b"5")
 
 _REFUSED = {
-    b"1": "a hard link",
-    b"2": "a symbolic link",
     b"3": "a character device",
     b"4": "a block device",
     b"6": "a FIFO",
@@ -46,16 +57,22 @@ _REFUSED = {
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """Bytes asked for: send exactly ``length`` of them; they never pass the archive's end."""
+    """Bytes asked for. Send ``length`` of them, fewer only where the archive ends."""
 
     offset: int
     length: int
+    useful: int = 0
+    """If more than ``length``: so many are welcome where they cost little more than those."""
+
+    @property
+    def most(self) -> int:
+        return max(self.length, self.useful)
 
 
 @dataclass(frozen=True, slots=True)
 class TarEntry:
     path: str
-    """Checked by :func:`.names.check_path`."""
+    """As stored, without a leading ``./``: not checked yet."""
     offset: int
     """Of the file's first byte in the archive."""
     size: int
@@ -63,13 +80,26 @@ class TarEntry:
     """Permission bits as stored."""
     mtime_ns: int
     is_directory: bool = False
+    symlink: str = ""
+    """Of a symbolic link: where it points to, as stored."""
+    hardlink: str = ""
+    """Of a hard link: the ``path`` of an entry before it."""
+
+    @property
+    def is_regular(self) -> bool:
+        return not (self.is_directory or self.symlink or self.hardlink)
 
 
 @dataclass(frozen=True, slots=True)
 class TarIndex:
-    """Files and directories in the archive's order."""
+    """What an archive has, in its own order."""
 
     entries: tuple[TarEntry, ...]
+
+    @property
+    def end(self) -> int:
+        """The archive must be at least so long, in bytes."""
+        return max((entry.offset + entry.size for entry in self.entries), default=0)
 
 
 Reading = Generator[Want, bytes, bytes]
@@ -79,32 +109,47 @@ Reading = Generator[Want, bytes, bytes]
 class _Window:
     """The bytes at hand, and how many to ask for next."""
 
-    size: int
+    size: int | None
     where: str
     start: int = 0
     data: bytes = b""
     step: int = _FIRST_READ
+    hops: int = 0
+    """In a row, none of them far."""
 
-    def read(self, offset: int, length: int) -> Reading:
-        end = offset + length
-        if end > self.size:
-            raise ArtifactError(
-                f"{self.where}: the archive is truncated: byte {end} is needed, it has {self.size}"
-            )
+    def read(self, offset: int, length: int, *, may_end: bool = False) -> Reading:
+        """``length`` bytes; with ``may_end`` none where an archive of unknown size has ended."""
+        if self.size is not None and offset + length > self.size:
+            raise self._truncated(offset + length, self.size)
         at = offset - self.start
         if at < 0 or at + length > len(self.data):
-            # Small files lie close together: read on in growing steps. A large
-            # one means that what follows the header is its data, not ours.
-            near = offset - (self.start + len(self.data)) < _NEAR
-            self.step = min(self.step * 2, _MOST_READ) if near and self.data else _FIRST_READ
-            want = Want(offset, min(max(self.step, length), self.size - offset))
-            data = yield want
-            if len(data) != want.length:
+            useful = max(length, self._useful(offset))
+            if self.size is not None:
+                useful = min(useful, self.size - offset)
+            data = yield Want(offset, length, useful)
+            if len(data) < length and not (may_end and self.size is None and not data):
+                if self.size is None:
+                    raise self._truncated(offset + length, offset + len(data))
                 raise ArtifactError(
-                    f"{self.where}: {len(data)} bytes came for {want.length} at {want.offset}"
+                    f"{self.where}: {len(data)} bytes came for {length} at {offset}"
                 )
             self.start, self.data, at = offset, bytes(data), 0
         return self.data[at : at + length]
+
+    def _useful(self, offset: int) -> int:
+        # Small files lie close together: read on in growing steps. A large one means that
+        # what follows the header is its data, not ours. In between a hop is cheaper than
+        # the bytes, but not if it goes on like that: then the round trips add up.
+        gap = offset - (self.start + len(self.data))
+        self.hops = self.hops + 1 if self.data and gap < _NEAR_OFTEN else 0
+        near = self.data and gap < (_NEAR if self.hops < _OFTEN else _NEAR_OFTEN)
+        self.step = min(self.step * 2, _MOST_READ) if near else _FIRST_READ
+        return self.step
+
+    def _truncated(self, needed: int, size: int) -> ArtifactError:
+        return ArtifactError(
+            f"{self.where}: the archive is truncated: byte {needed} is needed, it has {size}"
+        )
 
 
 @dataclass(slots=True)
@@ -112,6 +157,7 @@ class _Overrides:
     """What extended headers say of the next entry."""
 
     path: bytes | None = None
+    link: bytes | None = None
     size: int | None = None
     mtime_ns: int | None = None
 
@@ -119,7 +165,7 @@ class _Overrides:
 @dataclass(slots=True)
 class _State:
     window: _Window
-    entries: list[TarEntry] = field(default_factory=list)
+    entries: list[TarEntry]
     overrides: _Overrides = field(default_factory=_Overrides)
     headers: int = 0
     extension_bytes: int = 0
@@ -129,21 +175,27 @@ class _State:
         return self.window.where
 
 
-def index_tar(size: int, where: str = "tar layer") -> Generator[Want, bytes, TarIndex]:
-    """Index an archive of ``size`` bytes; ``where`` begins every error message.
+def index_tar(
+    size: int | None, where: str = "tar layer", found: list[TarEntry] | None = None
+) -> Generator[Want, bytes, TarIndex]:
+    """Index an archive of ``size`` bytes, or of a size that is not known yet (None).
 
-    Raises :class:`ArtifactError` when it is no tar, truncated, or has something
-    that is not served.
+    ``where`` begins every error message. Entries are put into ``found`` as soon as their
+    headers were read. Raises :class:`ArtifactError` when it is no tar, truncated, or has
+    something that is never served; where the size is not known compare it with
+    :attr:`TarIndex.end` afterwards.
     """
-    state = _State(_Window(size, where))
+    state = _State(_Window(size, where), found if found is not None else [])
     offset = 0
-    while offset < size:
-        block = yield from state.window.read(offset, BLOCK)
+    while size is None or offset < size:
+        block = yield from state.window.read(offset, BLOCK, may_end=True)
+        if not block:
+            break  # without the two blocks of zeros, as some writers leave it
         if block == _ZEROS:
             # The end is two blocks of zeros; one at the very end is tolerated.
-            if offset + 2 * BLOCK <= size:
-                second = yield from state.window.read(offset + BLOCK, BLOCK)
-                if second != _ZEROS:
+            if size is None or offset + 2 * BLOCK <= size:
+                second = yield from state.window.read(offset + BLOCK, BLOCK, may_end=True)
+                if second not in (b"", _ZEROS):
                     raise ArtifactError(f"{where}: data after a block of zeros at {offset}")
             break
         state.headers += 1
@@ -157,49 +209,59 @@ def index_tar(size: int, where: str = "tar layer") -> Generator[Want, bytes, Tar
 
 def _entry(state: _State, block: bytes, offset: int) -> Generator[Want, bytes, int]:
     """Handle the header at ``offset``; returns where the next one is."""
-    _check_sum(block, offset, state.where)
+    check_sum(block, offset, state.where)
     kind = block[156:157]
-    stored = _number(block[124:136], "size", offset, state.where)
+    stored = number(block[124:136], "size", offset, state.where)
     data = offset + BLOCK
     if kind in (b"x", b"g", b"L", b"K"):
         body = yield from _extension(state, data, stored)
         _extend(state, kind, body, offset)
-        return data + _padded(stored)
+        return data + padded(stored)
     overrides, state.overrides = state.overrides, _Overrides()
-    raw = _name(block) if overrides.path is None else overrides.path
+    raw = stored_name(block) if overrides.path is None else overrides.path
     name = decode_path(raw, state.where)
-    if kind in _REFUSED or kind not in (b"0", b"\0", b"7", b"5"):
+    if kind not in _SERVED:
         what = _REFUSED.get(kind, f"of unknown type {kind!r}")
         raise ArtifactError(
             f"{state.where}: entry {name[:120]!r} is {what}: "
-            "only regular files and directories are served"
+            "only regular files, directories and, where allowed, links are served"
         )
     # V7 archives mark a directory by the name's end alone.
-    is_directory = kind == b"5" or name.endswith("/")
+    is_directory = kind == b"5" or (kind in _REGULAR and name.endswith("/"))
     length = stored if overrides.size is None else overrides.size
-    if is_directory:
+    if is_directory or kind in _LINKS:
         length = 0  # header only, whatever its size field says; as Go and GNU tar read it
-    if data + length > state.window.size:
+    if state.window.size is not None and data + length > state.window.size:
         raise ArtifactError(
             f"{state.where}: the archive is truncated: {name[:120]!r} ends at "
             f"{data + length}, the archive at {state.window.size}"
         )
     path = _clean(name, is_directory)
     if path is not None:
+        link = ""
+        if kind in _LINKS:
+            stored_link = block[157:257].split(b"\0", 1)[0]
+            link = decode_path(
+                stored_link if overrides.link is None else overrides.link, state.where
+            )
+            if not link:
+                raise ArtifactError(f"{state.where}: link {name[:120]!r} has no target")
         mtime = overrides.mtime_ns
         if mtime is None:
-            mtime = _number(block[136:148], "mtime", offset, state.where) * 10**9
+            mtime = number(block[136:148], "mtime", offset, state.where) * 10**9
         state.entries.append(
             TarEntry(
-                path=check_path(path, state.where),
+                path=path,
                 offset=data,
                 size=length,
-                mode=_number(block[100:108], "mode", offset, state.where) & 0o7777,
-                mtime_ns=min(mtime, _SIZE_LIMIT),
+                mode=number(block[100:108], "mode", offset, state.where) & 0o7777,
+                mtime_ns=min(mtime, SIZE_LIMIT),
                 is_directory=is_directory,
+                symlink=link if kind == b"2" else "",
+                hardlink=_clean(link, False) or "" if kind == b"1" else "",
             )
         )
-    return data + _padded(length)
+    return data + padded(length)
 
 
 def _clean(name: str, is_directory: bool) -> str | None:
@@ -227,8 +289,9 @@ def _extend(state: _State, kind: bytes, body: bytes, offset: int) -> None:
         state.overrides.path = body.split(b"\0", 1)[0]
         return
     if kind == b"K":
-        return  # a link's target; the link itself is refused
-    records = _pax_records(body, offset, state.where)
+        state.overrides.link = body.split(b"\0", 1)[0]
+        return
+    records = pax_records(body, offset, state.where)
     if any(key.startswith(b"GNU.sparse.") for key in records):
         raise ArtifactError(f"{state.where}: GNU sparse file at {offset}: not served")
     if kind == b"g":
@@ -237,76 +300,11 @@ def _extend(state: _State, kind: bytes, body: bytes, offset: int) -> None:
         return
     if path := records.get(b"path"):
         state.overrides.path = path
+    if link := records.get(b"linkpath"):
+        state.overrides.link = link
     if size := records.get(b"size"):
-        if not re.fullmatch(rb"[0-9]{1,19}", size) or int(size) > _SIZE_LIMIT:
+        if not re.fullmatch(rb"[0-9]{1,19}", size) or int(size) > SIZE_LIMIT:
             raise ArtifactError(f"{state.where}: pax size {size[:40]!r} at {offset} is no size")
         state.overrides.size = int(size)
     if mtime := records.get(b"mtime"):
-        state.overrides.mtime_ns = _pax_time(mtime, offset, state.where)
-
-
-def _pax_records(body: bytes, offset: int, where: str) -> dict[bytes, bytes]:
-    """``"%d %s=%s\\n", length, key, value``, length counting the whole record."""
-    records: dict[bytes, bytes] = {}
-    at = 0
-    while at < len(body):
-        match = _PAX_LENGTH.match(body, at)
-        end = at + int(match[1]) if match else 0
-        if match is None or not match.end() < end <= len(body) or body[end - 1 : end] != b"\n":
-            raise ArtifactError(f"{where}: malformed pax header at {offset}")
-        key, equals, value = body[match.end() : end - 1].partition(b"=")
-        if not equals or not key:
-            raise ArtifactError(f"{where}: malformed pax header at {offset}")
-        records[key] = value
-        at = end
-    return records
-
-
-def _pax_time(text: bytes, offset: int, where: str) -> int:
-    match = re.fullmatch(rb"(-?)([0-9]{1,12})(?:\.([0-9]{0,64}))?", text)
-    if match is None:
-        raise ArtifactError(f"{where}: pax mtime {text[:40]!r} at {offset} is no time")
-    if match[1]:
-        return 0  # before 1970
-    return int(match[2]) * 10**9 + int((match[3] or b"")[:9].ljust(9, b"0"))
-
-
-def _name(block: bytes) -> bytes:
-    name = block[:100].split(b"\0", 1)[0]
-    if block[257:263] != b"ustar\0":
-        return name  # V7 or GNU: other fields where POSIX has the prefix
-    end = 476 if block[508:512] == b"tar\0" else 500  # star's own ustar has a shorter one
-    prefix = block[345:end].split(b"\0", 1)[0]
-    return prefix + b"/" + name if prefix else name
-
-
-def _number(text: bytes, what: str, offset: int, where: str) -> int:
-    """Octal digits, or base-256 when the first bit is set; negative numbers count as 0."""
-    if text[0] & 0x80:
-        if text[0] & 0x40:
-            if what == "size":
-                raise ArtifactError(f"{where}: negative size in the tar header at {offset}")
-            return 0
-        value = int.from_bytes(bytes([text[0] & 0x7F]) + text[1:])
-    else:
-        digits = text.strip(b" \0")
-        if not re.fullmatch(rb"[0-7]*", digits):
-            raise ArtifactError(f"{where}: {what} {text!r} in the tar header at {offset}: no octal")
-        value = int(digits or b"0", 8)
-    if value > _SIZE_LIMIT:
-        raise ArtifactError(f"{where}: {what} {value} in the tar header at {offset} is too large")
-    return value
-
-
-def _check_sum(block: bytes, offset: int, where: str) -> None:
-    stored = block[148:156].strip(b" \0")
-    rest = block[:148] + b" " * 8 + block[156:]
-    unsigned = sum(rest)
-    value = int(stored, 8) if re.fullmatch(rb"[0-7]+", stored) else -1
-    # Some old writers summed signed characters.
-    if value != unsigned and value != unsigned - 256 * sum(byte > 127 for byte in rest):
-        raise ArtifactError(f"{where}: no tar header at {offset}: the checksum is wrong")
-
-
-def _padded(size: int) -> int:
-    return (size + BLOCK - 1) // BLOCK * BLOCK
+        state.overrides.mtime_ns = pax_time(mtime, offset, state.where)

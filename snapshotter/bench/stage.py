@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 
 from fuse.mount import MountError as FuseMountError
 from fuse.mount import unmount
-from snapshotter.artifact.layout import tar_layers
+from snapshotter.artifact.layers import archives
 from snapshotter.bench import models
 from snapshotter.bench.errors import BenchError
 from snapshotter.bench.machine import mounted_below
@@ -247,7 +247,7 @@ class Stage:
                 _, manifest = resolve_model(reference, registry)
             finally:
                 registry.close()
-            if tar_layers(manifest):
+            if archives(manifest):
                 raise BenchError(
                     f"{reference} has tar layers: give a model of raw layers, whose files can be "
                     "downloaded as they are by the baselines"

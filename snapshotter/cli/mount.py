@@ -36,6 +36,7 @@ from snapshotter.mounts.trust import Trust
 from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import Reference
 from snapshotter.units import format_size
+from snapshotter.unpack.unpacker import Unpacker
 
 _PATIENCE = 3.0
 """Seconds to wait for a cache that another mount of the model has."""
@@ -155,7 +156,18 @@ def _serve(
         documents.put(ref.digest, manifest.raw)
         own = OwnLists(cache / encoded(ref.digest) / "chunks")
         trust = Trust(config.verify, own, registry, documents)
-        loader = Loader(registry, documents, store, fetcher, trust)
+        unpacker = Unpacker(store, fetcher, config.unpack, on_bad=condemned)
+        stack.callback(unpacker.close)
+        # Whoever waits here can see that it takes long, and stop it.
+        loader = Loader(
+            registry,
+            documents,
+            store,
+            fetcher,
+            trust,
+            unpacker=unpacker,
+            rules=config.mounts.rules,
+        )
         model = loader.load(ref)
         stack.callback(loader.unload, model)
         stay = _Stay()

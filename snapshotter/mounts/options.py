@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from snapshotter.artifact.rules import Rules
 from snapshotter.units import ByteSize
 
 _NO_ID = (1 << 32) - 1  # -1 as uid_t means "none"
@@ -35,6 +36,17 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How much of such files at most; the smallest are fetched then."""
     threads: int = 2
     """Threads that answer the kernel, for each mounted model; 1 or more."""
+
+    allow_links: bool = False
+    """Show symbolic and hard links of tar layers: relative ones that stay inside of the model.
+    Otherwise a model that has any is refused."""
+    strip_parents: bool = False
+    """Take ``../`` off the beginning of a model's paths, as Docker does. Otherwise a model that
+    has such a path is refused."""
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(allow_links=self.allow_links, strip_parents=self.strip_parents)
 
     def __post_init__(self) -> None:
         if self.threads < 1:

@@ -92,7 +92,7 @@ class Prefetch:
     def _begin(self) -> None:
         options = self._options
         plan = plan_of(
-            self._model.layout,
+            self._model.plain,
             file_limit=options.prefetch_file,
             total_limit=options.prefetch_total,
         )
@@ -165,7 +165,7 @@ class Prefetch:
         self._arranged = True
         if not self._order:
             blobs = self._model.blobs
-            self._order = [blobs[d] for d in blob_order(self._model.layout, self._indexes)]
+            self._order = [blobs[d] for d in blob_order(self._model.plain, self._indexes)]
         self._fetcher.arrange(self._model.loaded, self._order, dict(self._pieces))
 
     # The thread

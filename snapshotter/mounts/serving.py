@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,23 +143,31 @@ class Serving:
 
     def describe(self) -> dict[str, Any]:
         """For `modelpack status`; sizes in bytes, each blob counted once."""
-        blobs = self.model.blobs.values()
+        unpacked = self.model.unpacked.values()
+        blobs = [
+            *((blob, blob.present_bytes, blob.state) for blob in self.model.blobs.values()),
+            *(
+                (one.blob, one.blob.size if one.done else one.blob.present_bytes, one.state)
+                for one in unpacked
+            ),
+        ]
         return {
             "reference": str(self.model.ref),
             "digest": self.model.ref.digest,
             "directory": str(self.directory),
             "files": len(self.model.layout.files),
-            "size_bytes": self.model.loaded.total_bytes,
-            "present_bytes": self.model.loaded.present_bytes,
-            "state": _state(blobs),
+            "size_bytes": self.model.loaded.total_bytes + sum(one.blob.size for one in unpacked),
+            "present_bytes": sum(present for _, present, _ in blobs),
+            "unpacked_bytes": sum(one.passed for one in unpacked),
+            "state": _state([state for _, _, state in blobs]),
             "blobs": [
                 {
                     "digest": blob.digest,
                     "size_bytes": blob.size,
-                    "present_bytes": blob.present_bytes,
-                    "state": blob.state.value,
+                    "present_bytes": present,
+                    "state": state.value,
                 }
-                for blob in blobs
+                for blob, present, state in blobs
             ],
             "passthrough": self._passthrough and self._session.passthrough,
             "mounted_since": self.since,
@@ -250,6 +258,9 @@ class Serving:
             else:
                 request.reply(*result)
 
+        if source.unpacked is not None:
+            source.unpacked.read(source.offset + request.offset, request.size, deliver)
+            return
         self._fetcher.read(
             self.model.loaded,
             source.blob,
@@ -274,8 +285,7 @@ class Serving:
             )
 
 
-def _state(blobs: Iterable[Blob]) -> str:
+def _state(states: Collection[BlobState]) -> str:
     """The least of what its blobs are, as `modelpack status` shows it."""
-    states = {blob.state for blob in blobs}
     least = (BlobState.BAD, BlobState.PARTIAL, BlobState.COMPLETE)
     return next((state for state in least if state in states), BlobState.VERIFIED).value

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from snapshotter.artifact.digest import Digest
-from snapshotter.artifact.layout import Layout, layout, tar_layers
+from snapshotter.artifact.layers import archives
+from snapshotter.artifact.layout import Layout, layout
 from snapshotter.artifact.manifest import Manifest, parse
+from snapshotter.artifact.rules import STRICT, Rules
 from snapshotter.artifact.tar import TarIndex, Want, index_tar
 
 WEIGHT_RAW = "application/vnd.cncf.model.weight.v1.raw"
@@ -59,24 +61,37 @@ def model(*layers: Mapping[str, Any], **changes: Any) -> Manifest:
     return manifest
 
 
-def laid_out(manifest: Manifest, *blobs: bytes) -> Layout:
+def laid_out(manifest: Manifest, *blobs: bytes, rules: Rules = STRICT) -> Layout:
     """The layout, tar layers indexed from ``blobs``."""
     by_digest = {digest(blob): blob for blob in blobs}
-    indexes = {one.digest: index(by_digest[one.digest]) for one in tar_layers(manifest)}
-    return layout(manifest, indexes)
+    indexes = {
+        one.descriptor.digest: index(by_digest[one.descriptor.digest]) for one in archives(manifest)
+    }
+    return layout(manifest, indexes, rules)
 
 
 def index(data: bytes, wants: list[Want] | None = None) -> TarIndex:
-    """Drive the tar index from bytes in memory, noting what it wanted."""
+    """Drive the tar index from ranges of bytes in memory, noting what it wanted."""
     steps = index_tar(len(data))
     try:
         want = next(steps)
         while True:
             assert want.length > 0
             assert want.offset >= 0
-            assert want.offset + want.length <= len(data)
+            assert want.offset + want.most <= len(data)
             if wants is not None:
                 wants.append(want)
+            want = steps.send(data[want.offset : want.offset + want.most])
+    except StopIteration as done:
+        return done.value
+
+
+def index_stream(data: bytes) -> TarIndex:
+    """The same from a stream: what is asked for is all there is, and its end is a surprise."""
+    steps = index_tar(None)
+    try:
+        want = next(steps)
+        while True:
             want = steps.send(data[want.offset : want.offset + want.length])
     except StopIteration as done:
         return done.value

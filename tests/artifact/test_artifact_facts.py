@@ -42,7 +42,8 @@ def test_metadata_as_modctl_writes_it_is_read() -> None:
 
 def test_metadata_with_further_keys_is_read() -> None:
     text = '{"mode":420,"files":["a"]}'
-    assert file_metadata({"org.cncf.model.file.metadata+json": text})[0].mode == 420
+    found, _ = file_metadata({"org.cncf.model.file.metadata+json": text})
+    assert (found.mode, found.bundle) == (420, True)
 
 
 @given(st.text())

@@ -12,6 +12,7 @@ from artifact_samples import (
     WEIGHT_TAR,
     archive,
     digest,
+    index,
     laid_out,
     layer,
     model,
@@ -19,10 +20,12 @@ from artifact_samples import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapshotter.artifact import layout as layout_module
+from snapshotter.artifact import merge as merge_module
 from snapshotter.artifact.errors import ArtifactError, NotAModel
-from snapshotter.artifact.layout import layer_name, layout, tar_layers
+from snapshotter.artifact.layers import archives
+from snapshotter.artifact.layout import Layout, layout
 from snapshotter.artifact.mediatypes import Category
+from snapshotter.artifact.rules import Rules
 from snapshotter.artifact.tar import TarEntry, TarIndex
 
 MTIME = '{"name":"a","mode":493,"uid":1000,"size":3,"mtime":"2025-06-01T12:34:56.789012345+08:00"}'
@@ -165,6 +168,109 @@ def test_a_hostile_annotation_of_a_tar_is_refused() -> None:
         paths(layer(data, "/etc/passwd", WEIGHT_TAR), blobs=(data,))
 
 
+@pytest.mark.parametrize(
+    ("name", "why"), [("../a", "component '..'"), ("/a", "absolute"), ("a\0b", "control")]
+)
+def test_a_hostile_name_in_a_tar_is_refused(name: str, why: str) -> None:
+    hostile = TarIndex((TarEntry(name, 512, 0, 0, 0),))
+    with pytest.raises(ArtifactError, match=f"^layer 1 of 1 .*is refused: .*{why}"):
+        layout(model(layer(b"tar", None, DOC_TAR)), {digest(b"tar"): hostile})
+
+
+def test_leading_parents_are_stripped_where_that_is_set() -> None:
+    data = archive({"../../b": b"2"})
+    manifest = model(layer(b"1", "../../w/a"), layer(data, None, DOC_TAR))
+    result = laid_out(manifest, data, rules=Rules(strip_parents=True))
+    assert [file.path for file in result.files] == ["b", "w/a"]
+    for left in ("w/../../a", "..", "../", "../.."):
+        with pytest.raises(ArtifactError, match="is refused"):
+            laid_out(model(layer(b"1", left)), rules=Rules(strip_parents=True))
+
+
+def links(*entries: TarEntry, rules: Rules = Rules(allow_links=True)) -> Layout:  # noqa: B008
+    return layout(
+        model(layer(bytes(5000), None, DOC_TAR)), {digest(bytes(5000)): TarIndex(entries)}, rules
+    )
+
+
+REAL = TarEntry("d/real", 512, 7, 0o755, 5)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hardlink"])
+def test_links_are_refused_unless_they_are_allowed(kind: str) -> None:
+    link = TarEntry("d/link", 1536, 0, 0o777, 0, **{kind: "d/real"})  # type: ignore[arg-type]
+    with pytest.raises(ArtifactError, match=r"'d/link' is a .* link to 'd/real': refused unless"):
+        links(REAL, link, rules=Rules())
+    assert links(REAL, link)
+
+
+def test_a_hard_link_is_the_file_before_it_in_the_same_layer() -> None:
+    link = TarEntry("e/link", 1536, 0, 0o600, 9, hardlink="d/real")
+    one, two = links(REAL, link).files
+    assert (two.path, two.offset, two.size, two.mode) == ("e/link", one.offset, 7, 0o555)
+    with pytest.raises(ArtifactError, match="no file before it in this layer"):
+        links(link, REAL)
+
+
+def test_a_symbolic_link_keeps_its_target() -> None:
+    (link,) = links(REAL, TarEntry("d/link", 0, 0, 0, 3, symlink="../d/real")).links
+    assert (link.path, link.target, link.mtime_ns) == ("d/link", "../d/real", 3)
+
+
+@pytest.mark.parametrize("target", ["real", "./real", "..", "../d", "../d/real", "absent"])
+def test_a_relative_link_inside_of_the_tree_is_served(target: str) -> None:
+    assert links(REAL, TarEntry("d/link", 0, 0, 0, 0, symlink=target)).links
+
+
+@pytest.mark.parametrize(
+    "target", ["/etc/passwd", "../..", "../../x", "real/../../..", "a//b", "a\nb", ".", "x\\y"]
+)
+def test_a_link_that_could_lead_out_of_the_tree_is_refused(target: str) -> None:
+    with pytest.raises(ArtifactError, match=r"^layer 1 of 1 .*link 'd/link' to .* is refused"):
+        links(REAL, TarEntry("d/link", 0, 0, 0, 0, symlink=target))
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_nothing_lies_behind_a_link(order: int) -> None:
+    entries = [TarEntry("l", 0, 0, 0, 0, symlink="d"), TarEntry("l/x", 512, 1, 0, 0)]
+    with pytest.raises(ArtifactError, match=r"'l' is a link in .* and a directory in"):
+        links(*entries[:: -1 if order else 1], REAL)
+
+
+def test_a_path_that_is_link_and_file_or_two_links_is_an_error() -> None:
+    link = TarEntry("d/real", 0, 0, 0, 0, symlink="x")
+    for entries in ((REAL, link), (link, REAL)):
+        with pytest.raises(ArtifactError, match=r"is a (file|link) in .* and a (link|file)"):
+            links(*entries)
+    other = TarEntry("d/real", 0, 0, 0, 0, symlink="y")
+    with pytest.raises(ArtifactError, match="one path must be one link"):
+        links(TarEntry("f", 0, 0, 0, 0), link, other)
+    assert len(links(TarEntry("f", 0, 0, 0, 0), link, link).links) == 1
+
+
+def test_names_that_differ_in_case_are_two_files() -> None:
+    assert paths(layer(b"1", "README"), layer(b"2", "readme")) == ["README", "readme"]
+
+
+def test_one_blob_cannot_be_two_kinds_of_archive() -> None:
+    with pytest.raises(ArtifactError, match=r"layer 2 of 2 .* is tar\+gzip .* and tar as layer 1"):
+        archives(model(layer(b"1", "a", DOC_TAR), layer(b"1", "a", DOC_TAR + "+gzip")))
+
+
+def test_a_layer_that_says_it_is_one_file_is_known_before_it_is_read() -> None:
+    def single(text: str | None, name: str | None = "d/a") -> tuple[str, int] | None:
+        said = {} if text is None else {METADATA: text}
+        (found,) = archives(model(layer(b"1", name, DOC_TAR + "+gzip", **said)))
+        return found.single
+
+    assert single('{"name":"a","size":3}') == ("a", 3)
+    assert single('{"name":"a","size":3,"files":["x"]}') is None
+    assert single('{"name":"a","size":0}') is None
+    assert single('{"name":"a","size":3,"typeflag":5}') is None
+    assert single('{"name":"a","size":3}', None) is None
+    assert single(None) is None
+
+
 def test_empty_directories_of_a_tar_are_kept() -> None:
     data = archive({"empty/sub/": b"", "a": b""})
     assert laid_out(model(layer(data, None, DOC_TAR)), data).directories == ("empty", "empty/sub")
@@ -180,17 +286,13 @@ def test_whiteouts_are_served_as_plain_files_and_hide_nothing() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["tar+gzip", "tar+zstd"])
-def test_a_compressed_layer_is_an_error_that_says_what_is_needed(encoding: str) -> None:
-    manifest = model(
-        layer(b"1", "a"), layer(b"2", "b", f"application/vnd.cncf.model.doc.v1.{encoding}")
-    )
-    for serve in (tar_layers, lambda m: layout(m, {})):
-        with pytest.raises(ArtifactError) as caught:
-            serve(manifest)
-        message = str(caught.value)
-        assert message.startswith(f"layer 2 of 2 ({digest(b'2')}) ")
-        assert f"application/vnd.cncf.model.doc.v1.{encoding}" in message
-        assert "uncompressed" in message
+def test_files_of_a_compressed_layer_lie_in_what_it_decompresses_to(encoding: str) -> None:
+    data = archive({"big": b"x" * 5000})
+    small = layer(b"packed", None, f"application/vnd.cncf.model.doc.v1.{encoding}")
+    result = layout(model(small), {digest(b"packed"): index(data)})
+    (file,) = result.files
+    assert (file.compressed, file.digest, file.size) == (True, digest(b"packed"), 5000)
+    assert data[file.offset : file.offset + file.size] == b"x" * 5000
 
 
 def test_the_bootstrap_layer_of_nydus_is_ignored() -> None:
@@ -246,8 +348,9 @@ def test_an_image_is_no_model() -> None:
 def test_tar_layers_are_listed_once_for_each_digest() -> None:
     data = archive({"a": b"1"})
     manifest = model(layer(data, "a", WEIGHT_TAR), layer(b"1", "b"), layer(data, "c/a", WEIGHT_TAR))
-    assert [one.digest for one in tar_layers(manifest)] == [digest(data)]
-    assert layer_name(manifest, manifest.layers[1]) == f"layer 2 of 3 ({digest(b'1')})"
+    (only,) = archives(manifest)
+    assert (only.descriptor.digest, only.number) == (digest(data), 0)
+    assert only.where == f"layer 1 of 3 ({digest(data)})"
     assert [file.path for file in laid_out(manifest, data).files] == ["a", "b", "c/a"]
 
 
@@ -263,13 +366,13 @@ def test_an_index_that_reaches_past_its_blob_is_an_error() -> None:
 
 
 def test_more_nodes_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout_module, "NODE_LIMIT", 10)
+    monkeypatch.setattr(merge_module, "NODE_LIMIT", 10)
     with pytest.raises(ArtifactError, match="more than 10 files"):
         paths(*(layer(b"1", f"d/{n}") for n in range(10)))
 
 
 def test_more_bytes_of_paths_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout_module, "PATH_BYTES_LIMIT", 20)
+    monkeypatch.setattr(merge_module, "PATH_BYTES_LIMIT", 20)
     with pytest.raises(ArtifactError, match="paths take over 20 bytes"):
         paths(layer(b"1", "directory/directory/a"))
 
@@ -279,6 +382,7 @@ TYPES = st.sampled_from([WEIGHT_RAW, CONFIG_RAW, WEIGHT_TAR, "application/octet-
 ENTRIES = st.builds(
     TarEntry, st.sampled_from(["a", "b", "a/b"]), st.integers(0, 9), st.integers(0, 9),
     st.integers(0, 0o7777), st.integers(), st.booleans(),
+    st.sampled_from(["", "", "a", "../x"]), st.sampled_from(["", "", "a"]),
 )  # fmt: skip
 
 
@@ -299,7 +403,7 @@ def test_any_model_is_laid_out_without_conflict_or_refused(
                 for data, name, media_type, text in layers
             )
         )
-        indexes = {one.digest: TarIndex(tuple(entries)) for one in tar_layers(manifest)}
+        indexes = {one.descriptor.digest: TarIndex(tuple(entries)) for one in archives(manifest)}
         result = layout(manifest, indexes)
     except ArtifactError:
         return

@@ -4,7 +4,7 @@ import io
 import tarfile
 
 import pytest
-from artifact_samples import archive, index
+from artifact_samples import archive, index, index_stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -97,8 +97,8 @@ def test_a_file_over_8_gib_has_its_size_in_base_256_or_in_a_pax_header() -> None
         total = len(start) + size + 1024
         steps = index_tar(total)
         want = next(steps)
-        sent = start + bytes(want.length - len(start))
-        assert steps.send(sent) == Want(len(start) + size, 1024)
+        sent = start + bytes(want.useful - len(start))
+        assert steps.send(sent) == Want(len(start) + size, 512, 1024)
         with pytest.raises(StopIteration) as done:
             steps.send(END)
         assert done.value.value == TarIndex((TarEntry("big.bin", len(start), size, 0o644, 0),))
@@ -108,7 +108,7 @@ def test_only_headers_are_read_of_a_large_file() -> None:
     wants: list[Want] = []
     index(archive({"a.bin": bytes(3 << 20), "b.bin": bytes(3 << 20)}), wants)
     assert len(wants) == 3
-    assert all(want.length <= 4096 for want in wants[:2])
+    assert all(want.useful <= 4096 for want in wants[:2])
 
 
 def test_an_archive_of_many_small_files_is_read_in_few_large_steps() -> None:
@@ -116,7 +116,7 @@ def test_an_archive_of_many_small_files_is_read_in_few_large_steps() -> None:
     found = index(archive({f"{n}.txt": bytes(700) for n in range(3000)}), wants)
     assert len(found.entries) == 3000
     assert len(wants) < 20
-    assert max(want.length for want in wants) <= 1 << 20
+    assert max(want.useful for want in wants) <= 1 << 20
 
 
 def test_pax_path_and_size_override_the_header() -> None:
@@ -170,8 +170,6 @@ def test_an_archive_without_its_end_blocks_is_read() -> None:
 @pytest.mark.parametrize(
     ("kind", "what"),
     [
-        (tarfile.SYMTYPE, "symbolic link"),
-        (tarfile.LNKTYPE, "hard link"),
         (tarfile.CHRTYPE, "character device"),
         (tarfile.BLKTYPE, "block device"),
         (tarfile.FIFOTYPE, "FIFO"),
@@ -180,7 +178,7 @@ def test_an_archive_without_its_end_blocks_is_read() -> None:
         (b"Z", "unknown type"),
     ],
 )
-def test_links_devices_and_the_like_are_refused(kind: bytes, what: str) -> None:
+def test_devices_and_the_like_are_refused(kind: bytes, what: str) -> None:
     block = bytearray(header(member("evil")))
     block[156:157] = kind
     with pytest.raises(ArtifactError, match=f"'evil' is .*{what}"):
@@ -196,11 +194,7 @@ def test_links_devices_and_the_like_are_refused(kind: bytes, what: str) -> None:
         (header(member("a")) + END[:100], "truncated"),
         (pax(path="a"), "truncated"),
         (header(member("x", size=900, type=tarfile.XHDTYPE)) + bytes(512), "truncated"),
-        (header(member("../a")) + END, "component '..'"),
-        (header(member("/a")) + END, "absolute"),
-        (header(member("")) + END, "empty"),
         (pax(path=b"a\xff") + header(member()) + END, "UTF-8"),
-        (pax(path="a\0b") + header(member()) + END, "control"),
         (pax(size="-1") + header(member()) + END, "no size"),
         (pax(size="9" * 19) + header(member()) + END, "no size"),
         (pax(size="9" * 5000) + header(member()) + END, "no size"),
@@ -215,6 +209,75 @@ def test_links_devices_and_the_like_are_refused(kind: bytes, what: str) -> None:
 def test_malformed_archives_are_refused(data: bytes, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         index(data)
+
+
+def link(name: str, target: str, kind: bytes, format: int = tarfile.PAX_FORMAT) -> bytes:
+    return header(member(name, type=kind, linkname=target), format)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_links_are_listed_with_where_they_point_to(format: int) -> None:
+    target = "a" if format == tarfile.USTAR_FORMAT else LONG
+    data = (
+        header(member("a"))
+        + link("soft", target, tarfile.SYMTYPE, format)
+        + link("hard", "./a", tarfile.LNKTYPE, format)
+        + END
+    )
+    _, soft, hard = index(data).entries
+    assert (soft.symlink, soft.hardlink, soft.size) == (target, "", 0)
+    assert (hard.symlink, hard.hardlink, hard.is_regular) == ("", "a", False)
+
+
+def test_a_link_to_nothing_is_refused() -> None:
+    with pytest.raises(ArtifactError, match="has no target"):
+        index(link("soft", "", tarfile.SYMTYPE) + END)
+
+
+def test_hops_that_are_not_far_are_read_through_once_there_are_many() -> None:
+    wants: list[Want] = []
+    data = archive({f"{n}.bin": bytes(300_000) for n in range(200)})
+    assert len(index(data, wants).entries) == 200
+    assert len(wants) < 200 * 0.6
+    assert all(want.useful <= 4096 for want in wants[:10])
+
+
+def test_long_hops_read_nothing_but_headers_however_many() -> None:
+    # Addresses only: four terabytes of a file's bytes need not exist.
+    steps = index_tar(None)
+    size = 2 << 30
+    block, offset = header(member("big", size=size)), 0
+    want = next(steps)
+    for _ in range(2000):
+        assert (want.offset, want.length) == (offset, 512)
+        assert want.useful <= 4096
+        offset += 512 + size
+        want = steps.send(block)
+    with pytest.raises(StopIteration):
+        steps.send(b"")
+
+
+def test_a_stream_is_indexed_like_the_archive_it_is() -> None:
+    data = archive({"d/": b"", "d/" + "n" * 200: b"x" * 600, "b": b"y" * 3000})
+    assert index_stream(data) == index(data)
+    assert index_stream(data.rstrip(b"\0") + bytes(-len(data.rstrip(b"\0")) % 512)) == index(data)
+    assert index_stream(b"") == TarIndex(())
+
+
+def test_entries_are_found_as_soon_as_their_headers_were_read() -> None:
+    found: list[TarEntry] = []
+    steps = index_tar(None, found=found)
+    next(steps)
+    want = steps.send(header(member("a", size=5000)))
+    assert [(entry.path, entry.size) for entry in found] == [("a", 5000)]
+    assert want.offset == 512 + 5120
+
+
+def test_a_stream_that_breaks_off_is_no_smaller_archive() -> None:
+    data = header(member("a", size=5000))
+    with pytest.raises(ArtifactError, match="truncated"):
+        index_stream(data[:100])
+    assert index_stream(data + bytes(100)).end == 5512  # which whoever knows the size compares
 
 
 def test_a_global_path_is_refused_because_readers_disagree_on_it() -> None:
@@ -254,16 +317,19 @@ def test_too_many_bytes_of_extended_headers_are_refused() -> None:
 def test_bytes_that_came_short_are_an_error_not_a_smaller_archive() -> None:
     steps = index_tar(4096, "layer 1 of 1 (sha256:00)")
     next(steps)
-    with pytest.raises(ArtifactError, match=r"^layer 1 of 1 \(sha256:00\): 12 bytes came for 4096"):
+    with pytest.raises(
+        ArtifactError, match=r"^layer 1 of 1 \(sha256:00\): 12 bytes came for 512 at 0"
+    ):
         steps.send(b"123456789012")
 
 
 @given(st.binary(max_size=4096))
 def test_any_bytes_are_indexed_or_refused(data: bytes) -> None:
-    try:
-        index(data)
-    except ArtifactError:
-        pass
+    for read in (index, index_stream):
+        try:
+            read(data)
+        except ArtifactError:
+            pass
 
 
 SAMPLE = archive({"d/": b"", "d/" + "n" * 200: b"x" * 600, "b": b"y" * 3000})

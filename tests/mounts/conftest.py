@@ -26,6 +26,8 @@ from snapshotter.registry.client import Registry
 from snapshotter.registry.options import RegistryOptions
 from snapshotter.registry.reference import Reference
 from snapshotter.units import Seconds
+from snapshotter.unpack.options import UnpackOptions
+from snapshotter.unpack.unpacker import Unpacker
 
 MakeNode: TypeAlias = Callable[..., Node]
 _ON_DEMAND = MountOptions(prefetch=False)
@@ -46,7 +48,11 @@ def make_node(tmp_path: Path) -> Iterator[MakeNode]:
     """Nodes one after the other on the same directories, as a daemon that restarts is."""
     with ExitStack() as stack:
 
-        def make(options: MountOptions = _ON_DEMAND, **fetch: Any) -> Node:
+        def make(
+            options: MountOptions = _ON_DEMAND,
+            unpack: UnpackOptions = UnpackOptions(),  # noqa: B008
+            **fetch: Any,
+        ) -> Node:
             stack.close()
             registry = Registry(RegistryOptions(certs_d=()))
             stack.callback(registry.close)
@@ -59,7 +65,17 @@ def make_node(tmp_path: Path) -> Iterator[MakeNode]:
             )
             stack.callback(fetcher.close)
             documents = Documents(tmp_path / "documents")
-            loader = Loader(registry, documents, store, fetcher)
+            unpacker = Unpacker(store, fetcher, unpack, on_bad=lambda blob: mounts.condemned(blob))
+            stack.callback(unpacker.close)
+            loader = Loader(
+                registry,
+                documents,
+                store,
+                fetcher,
+                unpacker=unpacker,
+                rules=options.rules,
+                patience=unpack.mount_wait,
+            )
             mounts = Mounts(tmp_path / "mounts", loader, fetcher, options)
             stack.callback(mounts.close)
             return Node(registry, documents, store, fetcher, loader, mounts)
