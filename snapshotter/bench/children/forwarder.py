@@ -1,9 +1,9 @@
 """A TCP forwarder that makes a distance: every exchange takes a round trip, rates can be limited.
 
 What clients send is held for one round trip, and nothing leaves in the first round trip of a
-connection (the handshake of TCP); answers pass at once, spliced inside the kernel. For request and answer that
-is the same as half of it each way. Not imitated: slow start, loss, jitter. So it flatters one
-long stream, such as a plain download, more than it does many short ranges.
+connection (the handshake of TCP); answers pass at once, spliced inside the kernel. For request
+and answer that is the same as half of it each way. Not imitated: slow start, loss, jitter. So
+it flatters one long stream, such as a plain download, more than it does many short ranges.
 """
 
 from __future__ import annotations
