@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from integration.harness.containerd import Containerd, Release
+from integration.harness.containerd import Containerd, Release, releases
 from integration.harness.cri import NAMESPACE, Cri
 from integration.harness.machine import Machine
 from integration.harness.places import Places
@@ -99,3 +99,20 @@ def test_pods_go_on_while_containerd_restarts(cri: Cri, containerd: Containerd) 
         eventually(lambda: cri.knows(ROOTFS_IMAGE), "the image after the restart")
         assert container.exec("cat", "/tmp/number") == "1\n"
         assert pod.run("second").exec("echo", "hello") == "hello\n"
+
+
+@pytest.mark.parametrize("release", [r for r in releases() if r.version != "1.6"], ids=str)
+def test_a_runtime_handler_has_the_snapshotter_for_its_pods_only(
+    machine: Machine, places: Places, release: Release
+) -> None:
+    with (
+        Snapshotter(machine, places, additions=suited(release)),
+        Containerd(machine, release, places) as containerd,
+        Cri(containerd) as cri,
+        cri.pod("ordinary") as ordinary,
+        cri.pod("models", handler="modelpack") as models,
+    ):
+        assert ordinary.run().exec("echo", "hello") == "hello\n"
+        assert models.run().exec("echo", "hello") == "hello\n"
+        # The pause container of one pod, and its container.
+        assert len(snapshots(containerd, "Active")) == 2

@@ -17,11 +17,13 @@ from snapshotter.doctor import (
     hosts,
     images,
     kernel,
+    kubelet,
     namespaces,
     probe,
     registry,
     rules,
     samples,
+    secret_sources,
     service,
 )
 from snapshotter.doctor.finding import Finding, unknown
@@ -70,7 +72,15 @@ def examine(config: Config, asked: str | None = None) -> Iterator[Finding]:
     yield from _part(disk.PART, lambda: disk.judge(disk.gather(cache)))
     yield from _part(
         credentials.PART,
-        lambda: credentials.judge(credentials.gather(config.registry.docker_config)),
+        lambda: (
+            credentials.judge(credentials.gather(config.registry.docker_config))
+            + secret_sources.judge(secret_sources.gather(config.registry))
+        ),
+    )
+    socket = Path(config.cri.address or Path(config.state) / "cri.sock")
+    yield from _part(
+        kubelet.PART,
+        lambda: kubelet.judge(kubelet.gather(), socket, enabled=config.cri.enabled),
     )
     if asked is not None:
         yield from _part(

@@ -55,6 +55,8 @@ class PullSecretKeyring(Keyring):
 
     def find(self, host: Host, repository: str) -> Sequence[Lookup]:
         given = self._secrets.find(host.registry, repository, host.address)
+        if not given:
+            given = [Lookup(None, f"no pull secret came for {host.registry}/{repository}")]
         own = self._node.find(host, repository)
         return _tidy([*given, *own] if _is_own(host) else [*own, *given])
 

@@ -49,6 +49,12 @@ class SecretFiles:
         found.sort(key=lambda entry: (-len(entry.pattern), "*" in entry.pattern))
         return [Lookup(e.credential, f"pull secret {e.pattern} in {e.file}") for e in found]
 
+    def patterns(self) -> tuple[str, ...]:
+        """Which registries there are secrets for."""
+        with self._lock:
+            entries = [entry for file in self._files() for entry in self._entries(file)]
+        return tuple(dict.fromkeys(entry.pattern for entry in entries))
+
     def _files(self) -> Iterator[Path]:
         for place in self._places:
             if not place.is_dir():

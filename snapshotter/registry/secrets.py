@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, urlsplit
 
-_REMEMBERED = 1024
+_REMEMBERED = 8192
 _SHORTEST = 6
 """Shorter than that nothing is a secret, and cutting it out would spoil every text."""
 _REMOVED = "[removed]"
@@ -27,7 +27,7 @@ _signatures: dict[str, None] = {}
 
 
 def remember(*values: str | None) -> None:
-    """Cut ``values`` out of all messages from now on. The last 1,024 are remembered."""
+    """Cut ``values`` out of all messages from now on. The last 8,192 are remembered."""
     _remember(_known, values)
 
 
