@@ -111,7 +111,8 @@ class Metadata:
             self._db.execute("PRAGMA busy_timeout = 500")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
+            # Off, as it is by default: Table sees to it, and a deletion would search the file.
+            self._db.execute("PRAGMA foreign_keys = OFF")
             self._db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
             (found,) = self._db.execute("PRAGMA user_version").fetchone()
             if found > _FORMAT:

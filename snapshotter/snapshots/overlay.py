@@ -30,8 +30,8 @@ class Mount:
 class Layer:
     """The directories of a snapshot with files of its own."""
 
-    files: Path
-    work: Path
+    files: str
+    work: str
 
 
 def is_image_volume(key: str) -> bool:
@@ -58,7 +58,7 @@ def model_mount(directory: Path) -> Mount:
 def layer_mount(
     kind: Kind,
     layer: Layer,
-    lowers: Sequence[Path],
+    lowers: Sequence[str | Path],
     *,
     options: Sequence[str] = (),
     idmap: Sequence[str] = (),
@@ -70,7 +70,7 @@ def layer_mount(
     """
     if not lowers:
         access = "rw" if kind is Kind.ACTIVE else "ro"
-        return Mount("bind", str(layer.files), (*idmap, access, "rbind"))
+        return Mount("bind", layer.files, (*idmap, access, "rbind"))
     if kind is Kind.VIEW and len(lowers) == 1:
         return Mount("bind", str(lowers[0]), (*idmap, "ro", "rbind"))
     upper = (f"workdir={layer.work}", f"upperdir={layer.files}") if kind is Kind.ACTIVE else ()

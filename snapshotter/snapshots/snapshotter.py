@@ -57,6 +57,7 @@ class Snapshotter:
             self._metadata.close()
             raise
         self._metadata.write(self._sweep)
+        self._tell_missing()
         self._overlay_options = _kernel_options()
         self._releasing = threading.Lock()
         self._mounting = threading.BoundedSemaphore(MOUNTS_AT_ONCE)
@@ -108,14 +109,7 @@ class Snapshotter:
             log.info("layer stands for a model", snapshot=name, model=str(model))
 
     def remove(self, key: str) -> None:
-        def remove(transaction: Transaction) -> Snapshot:
-            removed = transaction.remove(key)
-            if removed.has_layer:
-                transaction.undo(self._layers.put_back, removed.id)
-                self._layers.set_aside(removed.id)
-            return removed
-
-        removed = self._metadata.write(remove)
+        removed = self._metadata.write(lambda transaction: transaction.remove(key))
         if removed.has_layer:
             self._layers.delete(removed.id)
         if removed.model is not None:
@@ -136,7 +130,18 @@ class Snapshotter:
 
     def _sweep(self, transaction: Transaction) -> None:
         """While nobody else writes: nothing is half built meanwhile."""
-        self._layers.sweep(transaction.ids())
+        self._layers.sweep({snapshot.id for snapshot in transaction.all()})
+
+    def _tell_missing(self) -> None:
+        """Snapshots whose files somebody deleted: every mount of them will fail."""
+        layers = {found.id: found.name for found in self._metadata.all() if found.has_layer}
+        for id in self._layers.missing(layers):
+            log.error(
+                "the directory of a snapshot is missing; remove the images that need it and "
+                "pull them again",
+                snapshot=layers[id],
+                path=self._layers.files(id),
+            )
 
     def _create(self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]) -> Mount:
         model = None if parent else self._meant(kind, key, labels)
@@ -211,9 +216,9 @@ class Snapshotter:
             idmap=self._idmap(snapshot, ancestors),
         )
 
-    def _lower(self, ancestor: Snapshot) -> Path:
+    def _lower(self, ancestor: Snapshot) -> str | Path:
         if ancestor.model is None:
-            return self._layers.layer(ancestor.id).files
+            return self._layers.files(ancestor.id)
         return self._layers.link_model(ancestor.id, self._mounted(ancestor.model))
 
     def _idmap(self, snapshot: Snapshot, ancestors: Sequence[Snapshot]) -> tuple[str, ...]:

@@ -96,9 +96,8 @@ class Transaction:
     def get(self, name: str) -> Snapshot:
         return self._table.get(name)
 
-    def ids(self) -> set[int]:
-        """Of all snapshots there are."""
-        return {snapshot.id for snapshot in self._table.all()}
+    def all(self) -> list[Snapshot]:
+        return self._table.all()
 
     def create(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sqlite3
 import stat
@@ -74,7 +75,6 @@ def test_what_an_earlier_life_left_half_done_is_put_in_order(place: Place) -> No
     (layers / "new-abc" / "fs").mkdir(parents=True)
     (layers / "removing-77" / "fs").mkdir(parents=True)
     (layers / "3" / "fs").mkdir(parents=True)
-    (layers / "2").rename(layers / "removing-2")  # the removal was not recorded
     with place.start() as client:
         (mount,) = client.prepare("c")
         assert Path(mount.source).parent.name == "3"
@@ -94,7 +94,7 @@ def test_a_layer_that_somebody_deleted_does_not_hinder_its_removal(
     client: Client, place: Place
 ) -> None:
     client.prepare("a")
-    Layers(place.root / "snapshots").set_aside(1)
+    shutil.rmtree(place.root / "snapshots" / "1")
     client.remove("a")
     assert client.walk() == []
 

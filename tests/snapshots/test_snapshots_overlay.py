@@ -16,8 +16,8 @@ from snapshotter.snapshots.overlay import (
 )
 from snapshotter.snapshots.snapshot import Kind
 
-OWN = Layer(Path("/r/3/fs"), Path("/r/3/work"))
-LOWERS = [Path("/r/2/fs"), Path("/r/1/fs")]
+OWN = Layer("/r/3/fs", "/r/3/work")
+LOWERS = ["/r/2/fs", "/r/1/fs"]
 
 
 def test_an_active_snapshot_without_parent_is_its_directory() -> None:
