@@ -26,7 +26,7 @@ from snapshotter.environment import check_environment, concerns, raise_file_limi
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.images.containerd import Containerd
-from snapshotter.images.direct import find_image_volume
+from snapshotter.images.direct import find_image_volume, is_looked_at
 from snapshotter.images.mirror import named_in_hosts
 from snapshotter.images.mirror import serve as serve_mirror
 from snapshotter.logs import configure_logs
@@ -50,6 +50,9 @@ class NodeModels:
     def find(self, key: str, labels: Mapping[str, str]) -> ModelRef | None:
         del labels  # a hint at best; containerd's own records decide
         return find_image_volume(key, self._containerd)
+
+    def is_looked_at(self, key: str) -> bool:
+        return is_looked_at(key, self._containerd)
 
     def mount(self, ref: ModelRef) -> Path:
         return self._mounts.mount(ref)

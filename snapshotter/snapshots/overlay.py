@@ -6,6 +6,7 @@ so that everything that knows it goes on working; and the mounts of models.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from snapshotter.snapshots.idmap import GID_LABEL, UID_LABEL
 from snapshotter.snapshots.snapshot import Kind, Snapshot
 
 _IMAGE_VOLUME = "/image-volumes/"
+_STORED = re.compile(r"[^/]+/[0-9]+/(?P<key>.*)", re.DOTALL)
+"""As containerd's metadata hands on the key of a client: ``<namespace>/<n>/<key>``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +97,18 @@ def check_root(root: Path) -> None:
         )
 
 
-def would_show_nothing(kind: Kind, key: str) -> bool:
-    """Whether a snapshot without parent is asked for by somebody who wants to see an image.
+def may_look_at_an_image(kind: Kind, key: str) -> bool:
+    """Whether who asks for a snapshot without parent may want to see an image.
 
     An image whose layers containerd does not unpack, as a model's, has no parent to ask
     for, and an empty directory would pass for its content. Containers, unpacking and
     building start from nothing too, but to write; and a difference to nothing is taken
-    through a view named ``-parent-view`` (containerd ``pkg/rootfs``, moby).
+    through a view named ``-parent-view`` (containerd ``pkg/rootfs``, moby). Who does not
+    come through containerd knows what he asks for.
     """
-    client_key = key.split("/", 2)[-1]  # as containerd stores keys: <namespace>/<n>/<key>
+    stored = _STORED.fullmatch(key)
+    if stored is None:
+        return False
     if kind is Kind.VIEW:
-        return "-parent-view" not in client_key
-    return is_image_volume(key) or client_key.startswith("/")
+        return "-parent-view" not in stored["key"]
+    return stored["key"].startswith("/")

@@ -166,7 +166,10 @@ class Snapshotter:
         if self._metadata.exists(key):
             raise AlreadyExists(f"snapshot {key} already exists")
         model = self._models.find(key, labels)
-        if model is None and overlay.would_show_nothing(kind, key):
+        if model is None and (
+            overlay.is_image_volume(key)
+            or (overlay.may_look_at_an_image(kind, key) and self._models.is_looked_at(key))
+        ):
             raise FailedPrecondition(
                 f"snapshot {key}: the image has no layer to show, and is no model known here; "
                 "if it is a model, pull it again with: modelpack pull REFERENCE"
