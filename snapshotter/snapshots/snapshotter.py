@@ -71,7 +71,7 @@ class Snapshotter:
     def usage(self, key: str) -> Usage:
         """Bytes on this machine; of a model those of its marker, never what it would fetch."""
         snapshot = self._metadata.get(key)
-        if not snapshot.has_layer:
+        if snapshot.kind is Kind.VIEW or not snapshot.has_layer:
             return Usage()
         if snapshot.usage is not None:
             return snapshot.usage

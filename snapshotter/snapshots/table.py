@@ -110,6 +110,8 @@ class Transaction:
         """An active snapshot or a view on ``parent``, which must be committed."""
         if not key:
             raise InvalidArgument("a snapshot needs a key, the request has none")
+        if key in self._table:
+            raise AlreadyExists(f"snapshot {key} already exists")
         if parent:
             above = self._table.get(parent)
             if above.kind is not Kind.COMMITTED:
@@ -117,8 +119,6 @@ class Transaction:
                     f"snapshot {key}: parent {parent} is {above.kind.name.lower()}, "
                     "expected a committed snapshot"
                 )
-        if key in self._table:
-            raise AlreadyExists(f"snapshot {key} already exists")
         now = time.time_ns()
         created = Snapshot(
             self._new_id(), key, parent, kind, _kept(labels), created=now, updated=now, model=model
@@ -131,11 +131,11 @@ class Transaction:
 
         One without a parent may be given a committed ``parent`` (containerd 2.2).
         """
-        active = self._table.get(key)
         if not name:
             raise InvalidArgument(f"snapshot {key}: expected a name to commit it to, got none")
         if name in self._table:
             raise AlreadyExists(f"committed snapshot {name} already exists")
+        active = self._table.get(key)
         if active.kind is not Kind.ACTIVE:
             raise FailedPrecondition(f"snapshot {key} is {active.kind.name.lower()}, not active")
         if active.model is not None:
