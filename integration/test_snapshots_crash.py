@@ -87,7 +87,7 @@ def message(mount: Mount) -> MountMessage:
     return MountMessage(type=mount.type, source=mount.source, options=mount.options)
 
 
-ROUNDS = 40
+ROUNDS = 28
 
 
 def faults(kind: str) -> Callable[[int], str]:
@@ -110,8 +110,8 @@ def test_killed_again_and_again_one_root_stays_whole() -> None:
     with Machine() as machine:
         root, work = machine.root / "root", machine.directory("work")
         lines: list[str] = []
-        for n in range(12):
-            _, said = storm(root, f"life{n}", faults("signal=SIGKILL")(3 * n))
+        for n in range(8):
+            _, said = storm(root, f"life{n}", faults("signal=SIGKILL")(4 * n))
             expected = replay(lines + said)
             check(root, expected, work)
             lines = said_of(expected)
