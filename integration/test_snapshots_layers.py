@@ -41,7 +41,6 @@ def work(daemon: Snapshotter) -> Path:
 def facts(root: Path) -> dict[str, tuple[object, ...]]:
     """Everything a layer must carry: types, modes, owners, contents, links, attributes."""
     found: dict[str, tuple[object, ...]] = {}
-    names: dict[int, str] = {}
     for path in [root, *sorted(root.rglob("*"))]:
         status = path.lstat()
         name = str(path.relative_to(root))
@@ -57,13 +56,13 @@ def facts(root: Path) -> dict[str, tuple[object, ...]]:
             for attribute in os.listxattr(path, follow_symlinks=False)
             if attribute.startswith(("user.", "security.capability"))
         }
-        same = names.setdefault(status.st_ino, name) if not path.is_dir() else name
-        found[name] = (status.st_mode, status.st_uid, status.st_gid, content, attributes, same)
+        found[name] = (status.st_mode, status.st_uid, status.st_gid, content, attributes)
     return found
 
 
 # What happens to a file system between two commits. Each is done in the snapshot and in
-# a plain directory, and both must stay the same.
+# a plain directory, and both must stay the same. No hard links: overlayfs breaks those of
+# lower layers when it copies one of them up.
 
 Change = Callable[[Path], object]
 NAMES = ("a", "b", "d", "d/x", "d/y", "e", "e/f", "e/f/g")
@@ -80,7 +79,7 @@ def remove(root: Path, name: str) -> None:
     target = root / name
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
-    else:
+    elif target.parent.is_dir():
         target.unlink(missing_ok=True)
 
 
@@ -98,14 +97,10 @@ def replace_directory(root: Path, name: str) -> None:
 
 def move(root: Path, name: str, to: str) -> None:
     source, target = root / name, root / to
-    if source.exists() and target.parent.is_dir() and not target.is_relative_to(source):
+    # A file: renames of lower directories fail with EXDEV, and who copies loses owners.
+    if source.is_file() and target.parent.is_dir() and source != target:
         remove(root, to)
-        shutil.move(source, target)  # a rename of a lower directory may fail with EXDEV
-
-
-def link(root: Path, name: str, to: str) -> None:
-    if (root / name).is_file() and (root / to).parent.is_dir() and not (root / to).exists():
-        (root / to).hardlink_to(root / name)
+        source.rename(target)
 
 
 def change_owner(root: Path, name: str, id: int) -> None:
@@ -136,7 +131,6 @@ CHANGES = st.one_of(
     st.tuples(st.just(make_directory), _name),
     st.tuples(st.just(replace_directory), _name),
     st.tuples(st.just(move), _name, _name),
-    st.tuples(st.just(link), _name, _name),
     st.tuples(st.just(change_owner), _name, st.integers(0, 70000)),
     st.tuples(st.just(change_mode), _name, st.sampled_from([0o700, 0o4755, 0o1777, 0o640])),
     st.tuples(st.just(append), _name, _text),
@@ -159,20 +153,15 @@ def test_layers_add_up_to_what_was_done_whatever_it_was(
     for number, changes in enumerate(layers):
         key = f"{example}-{number}"
         with mounted(client.prepare(f"{key} key", parent), work / "m") as directory:
-            assert unlinked(facts(directory)) == unlinked(facts(flat))
+            assert facts(directory) == facts(flat)
             for call, *arguments in changes:
                 call(directory, *arguments)
                 call(flat, *arguments)
-            assert unlinked(facts(directory)) == unlinked(facts(flat))
+            assert facts(directory) == facts(flat)
         client.commit(key, f"{key} key")
         parent = key
     with mounted(client.view(f"{example} view", parent), work / "m") as directory:
-        assert unlinked(facts(directory)) == unlinked(facts(flat))
-
-
-def unlinked(found: dict[str, tuple[object, ...]]) -> dict[str, tuple[object, ...]]:
-    """Without which names are one file: overlayfs breaks hard links that it copies up."""
-    return {name: fact[:-1] for name, fact in found.items()}
+        assert facts(directory) == facts(flat)
 
 
 def test_hard_links_of_one_layer_are_one_file(client: Snapshots, work: Path) -> None:
@@ -219,7 +208,7 @@ def test_128_layers_are_mounted_each_time(client: Snapshots, work: Path) -> None
             (directory / "overwritten").write_text(str(number))
             (directory / f"file-{number}").write_text("same")
 
-        parent = client.layer(f"128-{number}", parent, work / "m", change)
+        parent = client.layer(f"of 128 {number}", parent, work / "m", change)
     for mounts in (client.view("128 view", parent), client.prepare("128 key", parent)):
         with mounted(mounts, work / "m") as directory:
             assert (directory / "overwritten").read_text() == "127"
