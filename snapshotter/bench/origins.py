@@ -81,7 +81,7 @@ class DockerRegistry:
     """The registry of the distribution project, as Debian packages it."""
 
     def __init__(self, program: str, directory: Path, stack: ExitStack) -> None:
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)  # of one that did not start for an earlier case
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.address = f"127.0.0.1:{port}"

@@ -98,9 +98,8 @@ class Stage:
         if self.settings.reference:
             return f"the registry of {self.settings.reference}"
         used = (self._registry, self._own)
-        return " and ".join(
-            dict.fromkeys(origin.description for origin in used if origin is not None)
-        )
+        names = dict.fromkeys(origin.description for origin in used if origin is not None)
+        return " and ".join(names) or "no registry: none was asked for any"
 
     # Models and where they are
 

@@ -181,6 +181,17 @@ class Containerd:
                     timeout=_CALL_SECONDS,
                 )
 
+    def has_lease(self, namespace: str, id: str) -> bool:
+        """Whether there is a lease of that name."""
+        quoted = "".join(f"\\U{ord(letter):08x}" for letter in id)
+        with self._call("Leases.List"):
+            answer = self._leases.List(
+                leases_pb2.ListRequest(filters=[f'id=="{quoted}"']),
+                metadata=_in(namespace),
+                timeout=_CALL_SECONDS,
+            )
+        return bool(answer.leases)
+
     @contextmanager
     def lease(self, namespace: str) -> Iterator[str]:
         """Keeps what is written inside the block from garbage collection, also after a crash."""

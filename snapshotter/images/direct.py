@@ -12,18 +12,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import structlog
+
 from snapshotter.artifact.digest import Digest
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.images.containerd import Containerd, Image
-from snapshotter.images.errors import ImageError
+from snapshotter.images.errors import ContainerdError, ImageError
 from snapshotter.images.resolve import model_manifest
 from snapshotter.registry.errors import RegistryError
 from snapshotter.registry.reference import Reference
+
+log = structlog.get_logger(__name__)
 
 _VOLUME_KEY = re.compile(
     r"(?P<namespace>[^/]+)/\d+/.*/image-volumes/[^/]+/(?:sha256:)?(?P<hex>[0-9a-f]{64})"
 )
 
+_STORED_KEY = re.compile(r"(?P<namespace>[^/]+)/[0-9]+/(?P<key>.*)", re.DOTALL)
 
 # moby's daemon/volumes_unix.go, registerMountPoints: in hexadecimal.
 _DOCKER_KEY = re.compile(r"(?P<namespace>[^/]+)/\d+/(?P<hex>(?:[0-9a-f]{2})+)")
@@ -51,6 +56,22 @@ def find_image_volume(key: str, containerd: Containerd) -> ModelRef | None:
             f"namespace {namespace}; run: modelpack pull --namespace {namespace} NAME@sha256:..."
         )
     return model
+
+
+def is_looked_at(key: str, containerd: Containerd) -> bool:
+    """Whether the snapshot ``key`` without a parent is one of ``ctr images mount``.
+
+    It holds what it mounts by a lease of the same name (``cmd/ctr/commands/images/mount.go``);
+    its keys and labels say nothing. Who asks when containerd does not answer is taken for one.
+    """
+    stored = _STORED_KEY.fullmatch(key)
+    if stored is None:
+        return False
+    try:
+        return containerd.has_lease(stored["namespace"], stored["key"])
+    except ContainerdError as error:
+        log.warning("taken for the mount of an image", snapshot=key, why=str(error))
+        return True
 
 
 def _docker_mount(key: str) -> tuple[str, str]:

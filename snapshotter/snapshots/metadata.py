@@ -1,31 +1,34 @@
 """What is known of each snapshot, durably: one SQLite file, one process, one writer.
 
-Answers and refuses as containerd's own metastore does (``core/snapshots/storage``).
-Knows nothing of directories and mounts. containerd believes that what was answered is
-there after a power cut, hence ``synchronous=FULL``: a millisecond, once a request.
+Everything is in memory as well, where reading takes no lock and no file. Who writes
+waits until the disk has it: containerd believes that what was answered is there after
+a power cut, hence ``synchronous=FULL``. Those who write at the same time share one
+flush. Nobody reads what is not on the disk yet.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+import structlog
 
 from snapshotter.artifact.digest import Digest
 from snapshotter.artifact.marker import ModelRef
-from snapshotter.snapshots.errors import (
-    AlreadyExists,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    SnapshotError,
-)
+from snapshotter.snapshots.errors import NotFound, SnapshotError
 from snapshotter.snapshots.snapshot import Kind, Snapshot, Usage
+from snapshotter.snapshots.table import Change, Table, Transaction
+
+log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
 
 _FORMAT = 1
 _SCHEMA = f"""
@@ -43,8 +46,6 @@ CREATE TABLE snapshots (
     repository TEXT,
     digest TEXT
 );
-CREATE INDEX snapshots_by_parent ON snapshots (parent);
-CREATE INDEX snapshots_by_digest ON snapshots (digest);
 PRAGMA user_version = {_FORMAT};
 """
 _SELECT = """
@@ -52,43 +53,79 @@ SELECT s.id, s.name, p.name, s.kind, s.labels, s.created, s.updated, s.size, s.i
        s.registry, s.repository, s.digest
 FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent
 """
-_ANCESTORS = f"""
-WITH RECURSIVE chain (id, depth) AS (
-    SELECT parent, 1 FROM snapshots WHERE id = ?
-    UNION ALL SELECT s.parent, depth + 1 FROM snapshots s JOIN chain c ON s.id = c.id
-)
-{_SELECT} JOIN chain c ON c.id = s.id ORDER BY c.depth
+_UPSERT = """
+INSERT INTO snapshots VALUES (
+    ?, ?, (SELECT id FROM snapshots WHERE name = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?
+) ON CONFLICT (id) DO UPDATE SET
+    name = excluded.name, parent = excluded.parent, kind = excluded.kind,
+    labels = excluded.labels, created = excluded.created, updated = excluded.updated,
+    size = excluded.size, inodes = excluded.inodes, registry = excluded.registry,
+    repository = excluded.repository, digest = excluded.digest
 """
+_CHECKPOINT = 100
+"""Pages of the log that are copied into the file at once: few, for somebody waits for it."""
+
+
+class _Write(Generic[_T]):
+    """Somebody's changes: asked for, then made or refused."""
+
+    def __init__(self, work: Callable[[Transaction], _T]) -> None:
+        self.work = work
+        self.error: BaseException | None = None
+        self.answer: _T
+        self.done = False
+        self.turn = threading.Lock()
+        """Released when it is done, or when its thread is to write for the next ones."""
+        self.turn.acquire()
 
 
 class Metadata:
-    """The snapshots of one root. Thread-safe; writes go through :meth:`transaction`."""
+    """The snapshots of one root. Thread-safe; reads never wait, writes are :meth:`write`."""
 
     def __init__(self, path: Path) -> None:
         """Raises :class:`SnapshotError`, among others when another process has it open."""
         self._path = path
-        self._lock = threading.RLock()
+        self._queue: list[_Write[Any]] = []
+        self._writing = False
+        self._lock = threading.Lock()
+        """Of the queue, and of ``_durable`` while it changes."""
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
             raise SnapshotError(f"cannot open {path}: {error}") from None
         try:
-            self._prepare()
+            snapshots, last = self._open()
         except BaseException:
             self._db.close()
             raise
+        self._ids = count(last + 1)
+        self._durable = Table(snapshots)
+        self._newest = Table(snapshots)
+        """With what is being written; for who writes only."""
 
-    def _prepare(self) -> None:
+    def _open(self) -> tuple[list[Snapshot], int]:
+        """All snapshots, and the last identifier that was ever given."""
         try:
             # Taken at the first access and kept: a second daemon on this root ends here.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("PRAGMA busy_timeout = 500")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
+            # Off, as it is by default: Table sees to it, and a deletion would search the file.
+            self._db.execute("PRAGMA foreign_keys = OFF")
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
             (found,) = self._db.execute("PRAGMA user_version").fetchone()
+            if found > _FORMAT:
+                raise SnapshotError(
+                    f"snapshot metadata {self._path} has format {found}, expected {_FORMAT}: "
+                    "a later modelpack-snapshotter wrote it; upgrade this one"
+                )
             if found == 0:
                 self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            for column in ("parent", "digest"):  # of earlier releases, which searched the file
+                self._db.execute(f"DROP INDEX IF EXISTS snapshots_by_{column}")
+            snapshots = [_snapshot(row) for row in self._db.execute(_SELECT)]
+            last = self._db.execute("SELECT max(seq) FROM sqlite_sequence").fetchone()[0]
         except sqlite3.Error as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 raise SnapshotError(
@@ -96,189 +133,125 @@ class Metadata:
                     "stop it or give this one a root of its own"
                 ) from None
             raise SnapshotError(f"cannot read snapshot metadata {self._path}: {error}") from None
-        if found > _FORMAT:
-            raise SnapshotError(
-                f"snapshot metadata {self._path} has format {found}, expected {_FORMAT}: "
-                "a later modelpack-snapshotter wrote it; upgrade this one"
-            )
+        return snapshots, last or 0
 
     def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        self.write(lambda _: self._db.close())
 
     def get(self, name: str) -> Snapshot:
-        rows = self._run(f"{_SELECT} WHERE s.name = ?", name)
-        if not rows:
-            raise NotFound(f"snapshot {name} does not exist")
-        return _snapshot(rows[0])
+        return self._durable.get(name)
 
     def exists(self, name: str) -> bool:
-        return bool(self._run("SELECT 1 FROM snapshots WHERE name = ?", name))
+        return name in self._durable
 
     def all(self) -> list[Snapshot]:
-        return [_snapshot(row) for row in self._run(f"{_SELECT} ORDER BY s.id")]
-
-    def ids(self) -> set[int]:
-        return {id for (id,) in self._run("SELECT id FROM snapshots")}
+        """The oldest first."""
+        with self._lock:
+            return self._durable.all()
 
     def ancestors(self, snapshot: Snapshot) -> list[Snapshot]:
         """The nearest first; they stay as long as the snapshot does."""
-        found = [_snapshot(row) for row in self._run(_ANCESTORS, snapshot.id)]
-        if snapshot.parent and not found:
-            raise NotFound(f"snapshot {snapshot.name} was removed meanwhile")
+        found = []
+        parent = snapshot.parent
+        while parent:
+            try:
+                above = self._durable.get(parent)
+            except NotFound:
+                raise NotFound(f"snapshot {snapshot.name} was removed meanwhile") from None
+            found.append(above)
+            parent = above.parent
         return found
 
     def stands_for(self, digest: Digest) -> bool:
         """Whether some snapshot stands for a model of this digest."""
-        return bool(self._run("SELECT 1 FROM snapshots WHERE digest = ? LIMIT 1", digest))
+        return self._durable.stands_for(digest)
 
-    @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """All or nothing, one at a time. Reads inside it see its writes."""
-        with self._lock, ExitStack() as undo:
-            self._run("BEGIN IMMEDIATE")
-            undo.callback(self._rollback)
-            yield Transaction(self, self._run, undo)
-            self._run("COMMIT")
-            undo.pop_all()
+    def write(self, work: Callable[[Transaction], _T]) -> _T:
+        """All that ``work`` changes, durably, or nothing; one at a time.
 
-    def _rollback(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
-
-    def _run(self, statement: str, *values: object) -> list[Any]:
-        with self._lock:
-            try:
-                return self._db.execute(statement, values).fetchall()
-            except sqlite3.Error as error:
-                raise SnapshotError(f"snapshot metadata {self._path}: {error}") from None
-
-
-class Transaction:
-    """The writes. Made by :meth:`Metadata.transaction`, void after it."""
-
-    def __init__(self, metadata: Metadata, run: Callable[..., list[Any]], undo: ExitStack) -> None:
-        self._metadata = metadata
-        self._run = run
-        self._undo = undo
-
-    def undo(self, step: Callable[[int], None], id: int) -> None:
-        """Call ``step(id)`` should the transaction fail, before anybody else may write."""
-        self._undo.callback(step, id)
-
-    def create(
-        self,
-        kind: Kind,
-        key: str,
-        parent: str,
-        labels: Mapping[str, str],
-        model: ModelRef | None = None,
-    ) -> Snapshot:
-        """An active snapshot or a view on ``parent``, which must be committed."""
-        if not key:
-            raise InvalidArgument("a snapshot needs a key, the request has none")
-        parent_id = None
-        if parent:
-            above = self._metadata.get(parent)
-            if above.kind is not Kind.COMMITTED:
-                raise InvalidArgument(
-                    f"snapshot {key}: parent {parent} is {above.kind.name.lower()}, "
-                    "expected a committed snapshot"
-                )
-            parent_id = above.id
-        if self._metadata.exists(key):
-            raise AlreadyExists(f"snapshot {key} already exists")
-        now = time.time_ns()
-        self._run(
-            "INSERT INTO snapshots (name, parent, kind, labels, created, updated,"
-            " registry, repository, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            key,
-            parent_id,
-            kind,
-            _labels(labels),
-            now,
-            now,
-            *_columns(model),
-        )
-        return self._metadata.get(key)
-
-    def commit(self, key: str, name: str, labels: Mapping[str, str], parent: str = "") -> Snapshot:
-        """The active snapshot ``key`` becomes the committed one ``name``; labels are not kept.
-
-        One without a parent may be given a committed ``parent`` (containerd 2.2).
+        ``work`` may run in the thread of another who writes. Raises what it raises, and
+        :class:`SnapshotError` or OSError when the disk refuses.
         """
-        active = self._metadata.get(key)
-        if not name:
-            raise InvalidArgument(f"snapshot {key}: expected a name to commit it to, got none")
-        if self._metadata.exists(name):
-            raise AlreadyExists(f"committed snapshot {name} already exists")
-        if active.kind is not Kind.ACTIVE:
-            raise FailedPrecondition(f"snapshot {key} is {active.kind.name.lower()}, not active")
-        if active.model is not None:
-            raise FailedPrecondition(f"snapshot {key} shows a model, which nobody can change")
-        if active.parent and parent not in ("", active.parent):
-            raise InvalidArgument(
-                f"snapshot {key}: commit cannot change the parent {active.parent} to {parent}"
-            )
-        if parent and self._metadata.get(parent).kind is not Kind.COMMITTED:
-            raise FailedPrecondition(f"snapshot {key}: parent {parent} is not committed")
-        now = time.time_ns()
-        self._run(
-            "UPDATE snapshots SET name = ?, kind = ?, labels = ?, created = ?, updated = ?,"
-            " parent = coalesce(parent, (SELECT id FROM snapshots WHERE name = ?)) WHERE id = ?",
-            name,
-            Kind.COMMITTED,
-            _labels(labels),
-            now,
-            now,
-            parent,
-            active.id,
-        )
-        return self._metadata.get(name)
+        write = _Write(work)
+        with self._lock:
+            self._queue.append(write)
+            first = not self._writing
+            self._writing = True
+        if not first:
+            write.turn.acquire()
+        if not write.done:
+            self._write_queue()
+        if write.error is not None:
+            raise write.error
+        return write.answer
 
-    def update(self, name: str, labels: Mapping[str, str], paths: Sequence[str]) -> Snapshot:
-        """Replace labels: those at ``labels.<label>`` paths, or all. An empty value removes."""
-        found = self._metadata.get(name)
-        new = dict(labels) if not paths else dict(found.labels)
-        for path in paths:
-            head, _, label = path.partition(".")
-            if path == "labels":
-                new = dict(labels)
-            elif head == "labels":
-                new[label] = labels.get(label, "")
+    def _write_queue(self) -> None:
+        """Write for all who wait; who came meanwhile goes on with it."""
+        with self._lock:
+            writes, self._queue = self._queue, []
+        try:
+            self._write_together(writes)
+        finally:
+            with self._lock:
+                self._writing = bool(self._queue)
+                if self._queue:
+                    self._queue[0].turn.release()
+            for write in writes:
+                if not write.done:
+                    write.error = write.error or SnapshotError(f"{self._path}: not written")
+                    write.done = True
+                write.turn.release()
+
+    def _write_together(self, writes: Sequence[_Write[Any]]) -> None:
+        made: list[tuple[_Write[Any], Transaction]] = []
+        for write in writes:
+            transaction = Transaction(self._newest, self._ids.__next__)
+            try:
+                write.answer = write.work(transaction)
+            except BaseException as error:
+                _refuse(write, transaction, error)
             else:
-                raise InvalidArgument(f"snapshot {name}: {path} cannot be updated, only labels")
-        self._run(
-            "UPDATE snapshots SET labels = ?, updated = ? WHERE id = ?",
-            _labels(new),
-            time.time_ns(),
-            found.id,
-        )
-        return self._metadata.get(name)
+                made.append((write, transaction))
+        changes = [change for _, transaction in made for change in transaction.changes]
+        try:
+            self._flush(changes)
+        except BaseException as error:
+            for write, transaction in reversed(made):
+                _refuse(write, transaction, error)
+            return
+        with self._lock:
+            for before, after in changes:
+                self._durable.put(before, after)
+        for write in writes:
+            write.done = True
 
-    def stand_for(self, snapshot: Snapshot, model: ModelRef) -> None:
-        """From now on the model takes the place of the snapshot's files."""
-        self._run(
-            "UPDATE snapshots SET registry = ?, repository = ?, digest = ? WHERE id = ?",
-            *_columns(model),
-            snapshot.id,
-        )
+    def _flush(self, changes: Sequence[Change]) -> None:
+        if not changes:
+            return
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for before, after in changes:
+                    if after is not None:
+                        self._db.execute(_UPSERT, _row(after))
+                    elif before is not None:
+                        self._db.execute("DELETE FROM snapshots WHERE id = ?", (before.id,))
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path) from None
+            raise SnapshotError(f"snapshot metadata {self._path}: {error}") from None
 
-    def keep_usage(self, snapshot: Snapshot, usage: Usage) -> None:
-        """Committed files do not change: count them once."""
-        self._run(
-            "UPDATE snapshots SET size = ?, inodes = ? WHERE id = ?",
-            usage.size,
-            usage.inodes,
-            snapshot.id,
-        )
 
-    def remove(self, name: str) -> Snapshot:
-        found = self._metadata.get(name)
-        if self._run("SELECT 1 FROM snapshots WHERE parent = ? LIMIT 1", found.id):
-            raise FailedPrecondition(f"cannot remove snapshot {name}: others are based on it")
-        self._run("DELETE FROM snapshots WHERE id = ?", found.id)
-        return found
+def _refuse(write: _Write[Any], transaction: Transaction, error: BaseException) -> None:
+    write.error = error
+    try:
+        transaction.roll_back()
+    except OSError as failure:
+        log.error("a change that failed is not undone on the disk", why=str(failure))
 
 
 def _snapshot(row: Any) -> Snapshot:
@@ -296,9 +269,19 @@ def _snapshot(row: Any) -> Snapshot:
     )
 
 
-def _labels(labels: Mapping[str, str]) -> str:
-    return json.dumps({key: value for key, value in labels.items() if value})
-
-
-def _columns(model: ModelRef | None) -> tuple[str | None, str | None, str | None]:
-    return (None, None, None) if model is None else (model.registry, model.repository, model.digest)
+def _row(snapshot: Snapshot) -> tuple[object, ...]:
+    usage, model = snapshot.usage, snapshot.model
+    return (
+        snapshot.id,
+        snapshot.name,
+        snapshot.parent,
+        snapshot.kind,
+        json.dumps(snapshot.labels),
+        snapshot.created,
+        snapshot.updated,
+        usage and usage.size,
+        usage and usage.inodes,
+        model and model.registry,
+        model and model.repository,
+        model and model.digest,
+    )

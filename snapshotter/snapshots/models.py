@@ -18,6 +18,9 @@ class Models(Protocol):
         None when the key is no model's. Raises when it is one that cannot be served.
         """
 
+    def is_looked_at(self, key: str) -> bool:
+        """Whether a client wants to see an image in the snapshot ``key`` without parent."""
+
     def mount(self, ref: ModelRef) -> Path:
         """A directory that shows the model's files; idempotent, may take as long as a fetch."""
 

@@ -6,6 +6,7 @@ so that everything that knows it goes on working; and the mounts of models.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from snapshotter.snapshots.idmap import GID_LABEL, UID_LABEL
 from snapshotter.snapshots.snapshot import Kind, Snapshot
 
 _IMAGE_VOLUME = "/image-volumes/"
+_STORED = re.compile(r"[^/]+/[0-9]+/(?P<key>.*)", re.DOTALL)
+"""As containerd's metadata hands on the key of a client: ``<namespace>/<n>/<key>``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,8 @@ class Mount:
 class Layer:
     """The directories of a snapshot with files of its own."""
 
-    files: Path
-    work: Path
+    files: str
+    work: str
 
 
 def is_image_volume(key: str) -> bool:
@@ -58,7 +61,7 @@ def model_mount(directory: Path) -> Mount:
 def layer_mount(
     kind: Kind,
     layer: Layer,
-    lowers: Sequence[Path],
+    lowers: Sequence[str | Path],
     *,
     options: Sequence[str] = (),
     idmap: Sequence[str] = (),
@@ -70,7 +73,7 @@ def layer_mount(
     """
     if not lowers:
         access = "rw" if kind is Kind.ACTIVE else "ro"
-        return Mount("bind", str(layer.files), (*idmap, access, "rbind"))
+        return Mount("bind", layer.files, (*idmap, access, "rbind"))
     if kind is Kind.VIEW and len(lowers) == 1:
         return Mount("bind", str(lowers[0]), (*idmap, "ro", "rbind"))
     upper = (f"workdir={layer.work}", f"upperdir={layer.files}") if kind is Kind.ACTIVE else ()
@@ -94,15 +97,18 @@ def check_root(root: Path) -> None:
         )
 
 
-def would_show_nothing(kind: Kind, key: str) -> bool:
-    """Whether a snapshot without parent is asked for by somebody who wants to see an image.
+def may_look_at_an_image(kind: Kind, key: str) -> bool:
+    """Whether who asks for a snapshot without parent may want to see an image.
 
     An image whose layers containerd does not unpack, as a model's, has no parent to ask
     for, and an empty directory would pass for its content. Containers, unpacking and
     building start from nothing too, but to write; and a difference to nothing is taken
-    through a view named ``-parent-view`` (containerd ``pkg/rootfs``, moby).
+    through a view named ``-parent-view`` (containerd ``pkg/rootfs``, moby). Who does not
+    come through containerd knows what he asks for.
     """
-    client_key = key.split("/", 2)[-1]  # as containerd stores keys: <namespace>/<n>/<key>
+    stored = _STORED.fullmatch(key)
+    if stored is None:
+        return False
     if kind is Kind.VIEW:
-        return "-parent-view" not in client_key
-    return is_image_volume(key) or client_key.startswith("/")
+        return "-parent-view" not in stored["key"]
+    return stored["key"].startswith("/")

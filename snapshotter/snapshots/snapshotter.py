@@ -32,6 +32,7 @@ from snapshotter.snapshots.metadata import Metadata
 from snapshotter.snapshots.models import Models
 from snapshotter.snapshots.overlay import Mount
 from snapshotter.snapshots.snapshot import Kind, Snapshot, Usage
+from snapshotter.snapshots.table import Transaction
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +56,8 @@ class Snapshotter:
         except BaseException:
             self._metadata.close()
             raise
-        self._layers.sweep(self._metadata.ids())
+        self._metadata.write(self._sweep)
+        self._tell_missing()
         self._overlay_options = _kernel_options()
         self._releasing = threading.Lock()
         self._mounting = threading.BoundedSemaphore(MOUNTS_AT_ONCE)
@@ -64,13 +66,12 @@ class Snapshotter:
         return self._metadata.get(key)
 
     def update(self, name: str, labels: Mapping[str, str], paths: Sequence[str]) -> Snapshot:
-        with self._metadata.transaction() as transaction:
-            return transaction.update(name, labels, paths)
+        return self._metadata.write(lambda transaction: transaction.update(name, labels, paths))
 
     def usage(self, key: str) -> Usage:
         """Bytes on this machine; of a model those of its marker, never what it would fetch."""
         snapshot = self._metadata.get(key)
-        if not snapshot.has_layer:
+        if snapshot.kind is Kind.VIEW or not snapshot.has_layer:
             return Usage()
         if snapshot.usage is not None:
             return snapshot.usage
@@ -79,8 +80,7 @@ class Snapshotter:
         except FileNotFoundError:
             raise NotFound(f"snapshot {key} was removed meanwhile") from None
         if snapshot.kind is Kind.COMMITTED:
-            with self._metadata.transaction() as transaction:
-                transaction.keep_usage(snapshot, usage)
+            self._metadata.write(lambda transaction: transaction.keep_usage(snapshot, usage))
         return usage
 
     def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> Mount:
@@ -97,20 +97,19 @@ class Snapshotter:
         return self._show(snapshot)
 
     def commit(self, name: str, key: str, labels: Mapping[str, str], parent: str = "") -> None:
-        with self._metadata.transaction() as transaction:
+        def commit(transaction: Transaction) -> ModelRef | None:
             committed = transaction.commit(key, name, labels, parent)
             model = None if committed.parent else self._marked(committed)
             if model is not None:
                 transaction.stand_for(committed, model)
+            return model
+
+        model = self._metadata.write(commit)
         if model is not None:
             log.info("layer stands for a model", snapshot=name, model=str(model))
 
     def remove(self, key: str) -> None:
-        with self._metadata.transaction() as transaction:
-            removed = transaction.remove(key)
-            if removed.has_layer:
-                transaction.undo(self._layers.put_back, removed.id)
-                self._layers.set_aside(removed.id)
+        removed = self._metadata.write(lambda transaction: transaction.remove(key))
         if removed.has_layer:
             self._layers.delete(removed.id)
         if removed.model is not None:
@@ -122,13 +121,27 @@ class Snapshotter:
 
     def cleanup(self) -> None:
         """Delete what is no snapshot's, and wait for deletions under way."""
-        with self._metadata.transaction():  # nothing half built meanwhile
-            self._layers.sweep(self._metadata.ids())
+        self._metadata.write(self._sweep)
         self._layers.wait()
 
     def close(self) -> None:
         self._layers.close()
         self._metadata.close()
+
+    def _sweep(self, transaction: Transaction) -> None:
+        """While nobody else writes: nothing is half built meanwhile."""
+        self._layers.sweep({snapshot.id for snapshot in transaction.all()})
+
+    def _tell_missing(self) -> None:
+        """Snapshots whose files somebody deleted: every mount of them will fail."""
+        layers = {found.id: found.name for found in self._metadata.all() if found.has_layer}
+        for id in self._layers.missing(layers):
+            log.error(
+                "the directory of a snapshot is missing; remove the images that need it and "
+                "pull them again",
+                snapshot=layers[id],
+                path=self._layers.files(id),
+            )
 
     def _create(self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]) -> Mount:
         model = None if parent else self._meant(kind, key, labels)
@@ -153,7 +166,10 @@ class Snapshotter:
         if self._metadata.exists(key):
             raise AlreadyExists(f"snapshot {key} already exists")
         model = self._models.find(key, labels)
-        if model is None and overlay.would_show_nothing(kind, key):
+        if model is None and (
+            overlay.is_image_volume(key)
+            or (overlay.may_look_at_an_image(kind, key) and self._models.is_looked_at(key))
+        ):
             raise FailedPrecondition(
                 f"snapshot {key}: the image has no layer to show, and is no model known here; "
                 "if it is a model, pull it again with: modelpack pull REFERENCE"
@@ -163,20 +179,22 @@ class Snapshotter:
     def _record(
         self, kind: Kind, key: str, parent: str, labels: Mapping[str, str], model: ModelRef | None
     ) -> Snapshot:
-        with self._metadata.transaction() as transaction:
+        def create(transaction: Transaction) -> Snapshot:
             created = transaction.create(kind, key, parent, labels, model)
             if created.has_layer:
                 transaction.undo(self._layers.discard, created.id)
-                self._layers.create(created.id, self._owner(created))
-        return created
+                self._layers.create(created.id, self._owner(transaction, created))
+            return created
 
-    def _owner(self, snapshot: Snapshot) -> tuple[int, int] | None:
+        return self._metadata.write(create)
+
+    def _owner(self, transaction: Transaction, snapshot: Snapshot) -> tuple[int, int] | None:
         """Who owns the root directory: the user namespace's root, or whoever owns the parent's."""
         if (root := mapped_root(snapshot.labels)) is not None:
             return root
         if not snapshot.parent:
             return None
-        return self._layers.owner(self._metadata.get(snapshot.parent).id)
+        return self._layers.owner(transaction.get(snapshot.parent).id)
 
     def _marked(self, committed: Snapshot) -> ModelRef | None:
         marker = self._layers.marker(committed.id)
@@ -201,9 +219,9 @@ class Snapshotter:
             idmap=self._idmap(snapshot, ancestors),
         )
 
-    def _lower(self, ancestor: Snapshot) -> Path:
+    def _lower(self, ancestor: Snapshot) -> str | Path:
         if ancestor.model is None:
-            return self._layers.layer(ancestor.id).files
+            return self._layers.files(ancestor.id)
         return self._layers.link_model(ancestor.id, self._mounted(ancestor.model))
 
     def _idmap(self, snapshot: Snapshot, ancestors: Sequence[Snapshot]) -> tuple[str, ...]:

@@ -48,6 +48,9 @@ class PlainModels:
     def find(self, key: str, labels: Mapping[str, str]) -> ModelRef | None:
         return self.known.get(key)
 
+    def is_looked_at(self, key: str) -> bool:
+        return True
+
     def mount(self, ref: ModelRef) -> Path:
         self.gate.wait(30)
         if self.error is not None:

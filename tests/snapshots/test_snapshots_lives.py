@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sqlite3
 import stat
@@ -18,8 +19,9 @@ from snapshotter.errors import ModelpackError
 from snapshotter.snapshots.errors import NotFound, SnapshotError
 from snapshotter.snapshots.layers import Layers
 from snapshotter.snapshots.metadata import Metadata
-from snapshotter.snapshots.snapshot import Kind
+from snapshotter.snapshots.snapshot import Kind, Snapshot
 from snapshotter.snapshots.snapshotter import Snapshotter
+from snapshotter.snapshots.table import Transaction
 
 
 def test_everything_is_there_after_a_restart(place: Place) -> None:
@@ -73,7 +75,6 @@ def test_what_an_earlier_life_left_half_done_is_put_in_order(place: Place) -> No
     (layers / "new-abc" / "fs").mkdir(parents=True)
     (layers / "removing-77" / "fs").mkdir(parents=True)
     (layers / "3" / "fs").mkdir(parents=True)
-    (layers / "2").rename(layers / "removing-2")  # the removal was not recorded
     with place.start() as client:
         (mount,) = client.prepare("c")
         assert Path(mount.source).parent.name == "3"
@@ -93,7 +94,7 @@ def test_a_layer_that_somebody_deleted_does_not_hinder_its_removal(
     client: Client, place: Place
 ) -> None:
     client.prepare("a")
-    Layers(place.root / "snapshots").set_aside(1)
+    shutil.rmtree(place.root / "snapshots" / "1")
     client.remove("a")
     assert client.walk() == []
 
@@ -176,15 +177,14 @@ def test_an_address_that_cannot_be_bound_is_said_to_be(place: Place) -> None:
 def test_a_transaction_that_fails_is_undone_with_its_directories(tmp_path: Path) -> None:
     metadata, layers = Metadata(tmp_path / "db"), Layers(tmp_path / "layers")
 
-    def fail() -> None:
-        with metadata.transaction() as transaction:
-            created = transaction.create(Kind.ACTIVE, "a", "", {})
-            transaction.undo(layers.discard, created.id)
-            layers.create(created.id, None)
-            raise RuntimeError("disk on fire")
+    def fail(transaction: Transaction) -> None:
+        created = transaction.create(Kind.ACTIVE, "a", "", {})
+        transaction.undo(layers.discard, created.id)
+        layers.create(created.id, None)
+        raise RuntimeError("disk on fire")
 
     with pytest.raises(RuntimeError, match="on fire"):
-        fail()
+        metadata.write(fail)
     assert metadata.all() == []
     assert list((tmp_path / "layers").iterdir()) == []
     layers.close()
@@ -193,11 +193,16 @@ def test_a_transaction_that_fails_is_undone_with_its_directories(tmp_path: Path)
 
 def test_a_snapshot_removed_under_ones_hands_has_no_mounts(tmp_path: Path) -> None:
     metadata = Metadata(tmp_path / "db")
-    with metadata.transaction() as transaction:
+
+    def view_of_nothing(transaction: Transaction) -> Snapshot:
         transaction.create(Kind.ACTIVE, "a", "", {})
         transaction.commit("a", "c", {})
         view = transaction.create(Kind.VIEW, "v", "c", {})
-        transaction.remove("v")
+        for name in ("v", "c"):
+            transaction.remove(name)
+        return view
+
+    view = metadata.write(view_of_nothing)
     with pytest.raises(NotFound, match="meanwhile"):
         metadata.ancestors(view)
     metadata.close()

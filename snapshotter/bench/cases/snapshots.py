@@ -35,7 +35,7 @@ class _Clients:
             for _ in range(_PROCESSES)
         ]
         self._runs = 0
-        answers = self._all("present", do="fill", count=_PRESENT // _CLIENTS)
+        answers = self._all("present", do="fill", count=_PRESENT // _PROCESSES)
         self._tops = [name for answer in answers for name in answer["names"]]
 
     def run(self) -> dict[str, list[float]]:

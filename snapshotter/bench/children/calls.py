@@ -94,7 +94,10 @@ class Client:
 
 
 def answer(told: dict[str, Any]) -> dict[str, Any]:
-    """``do`` one method of every client at once; ``clients`` and ``prefix`` say which they are."""
+    """``do`` one method of every client at once; ``clients`` and ``prefix`` say which they are.
+
+    ``count`` snapshots are filled in by all of them together.
+    """
     clients = [Client(*sys.argv[1:]) for _ in range(told["clients"])]
     answers: list[list[str]] = [[] for _ in clients]
     errors: list[str] = []
@@ -105,7 +108,9 @@ def answer(told: dict[str, Any]) -> dict[str, Any]:
         ready.wait()
         try:
             if told["do"] == "fill":
-                answers[number] = client.fill(prefix, told["count"])
+                mine = told["count"] * (number + 1) // len(clients)
+                mine -= told["count"] * number // len(clients)
+                answers[number] = client.fill(prefix, mine)
             else:
                 client.live(prefix, told["parents"], told["rounds"])
         except BenchError as error:
