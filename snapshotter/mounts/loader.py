@@ -22,6 +22,7 @@ from snapshotter.artifact.marker import ModelRef
 from snapshotter.artifact.tar import TarIndex, index_tar
 from snapshotter.cache.blob import Blob
 from snapshotter.cache.documents import DocumentError, Documents
+from snapshotter.cache.errors import CacheError
 from snapshotter.cache.store import BlobStore
 from snapshotter.fetch.fetcher import Fetcher, LoadedModel, ReadResult
 from snapshotter.mounts.errors import MountError
@@ -97,12 +98,18 @@ class Loader:
         blobs = self._open(layers)
         loaded = self._fetcher.add_model(self._origins(ref, layers, blobs), chunks)
         try:
-            return {
+            indexes = {
                 layer.digest: self._index(loaded, blobs[layer.digest], layer_name(manifest, layer))
                 for layer in layers
             }
         finally:
             self._fetcher.remove_model(loaded)
+        for blob in blobs.values():
+            try:
+                blob.flush()  # a daemon that goes on with this mount may have no registry
+            except CacheError as error:
+                log.warning("headers not kept", model=str(ref), error=str(error))
+        return indexes
 
     def _open(self, layers: Sequence[Descriptor]) -> dict[Digest, Blob]:
         return {layer.digest: self._store.open(layer.digest, layer.size) for layer in layers}

@@ -9,7 +9,7 @@ containerd waits.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -125,6 +125,12 @@ class Snapshotter:
         with self._metadata.transaction():  # nothing half built meanwhile
             self._layers.sweep(self._metadata.ids())
         self._layers.wait()
+
+    def settle(self, mounted: Iterable[ModelRef]) -> None:
+        """Release those of ``mounted`` that no snapshot stands for: an earlier life was ended
+        before it could."""
+        for model in mounted:
+            self._release(model)
 
     def close(self) -> None:
         self._layers.close()
