@@ -25,6 +25,7 @@ def shown(state: str, *, passthrough: bool) -> str:
         "cache": {"path": "/cache", "allocated_bytes": 0},
         "fetched_bytes": 0,
         "hosts": [],
+        "verification": {"wrong_blobs": 0, "wrong_chunks": 0},
         "rate_bytes_per_second": 0,
         "models": [model],
     }
