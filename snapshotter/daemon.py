@@ -54,8 +54,8 @@ class NodeModels:
         del labels  # a hint at best; containerd's own records decide
         return find_image_volume(key, self._containerd)
 
-    def mount(self, ref: ModelRef) -> Path:
-        return self._mounts.mount(ref)
+    def mount(self, ref: ModelRef, *, lower: bool = False) -> Path:
+        return self._mounts.mount(ref, lower=lower)
 
     def release(self, ref: ModelRef) -> None:
         self._mounts.release(ref)

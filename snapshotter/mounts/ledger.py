@@ -4,7 +4,8 @@ A memfd, written in place: what is in it is there for the next daemon, however a
 this one is killed. Everything is written before the kernel is told of it.
 
 ====================  =======================================================================
-0                     magic, number of nodes, life, device, length of the INIT answer, answer
+0                     magic, number of nodes, life, device, length of the INIT answer, whether
+                      nodeids stay, answer
 4096                  one ``int32`` for each nodeid, and one for each renewed nodeid
 page after that       the journal of unanswered requests, :mod:`fuse.journal`
 ====================  =======================================================================
@@ -33,6 +34,7 @@ _INT = struct.Struct("<i")
 _LIFE = 12  # offsets
 _DEVICE = 16
 _INIT_LENGTH = 24
+_STAYS = 28
 _INIT = 32
 _INIT_ROOM = 128
 _PAGE = 4096
@@ -82,6 +84,15 @@ class Ledger:
     @device.setter
     def device(self, device: int) -> None:
         struct.pack_into("<Q", self._memory, _DEVICE, device)
+
+    @property
+    def nodeids_stay(self) -> bool:
+        """Whether no file may be given another nodeid any more."""
+        return bool(struct.unpack_from("<I", self._memory, _STAYS)[0])
+
+    def keep_nodeids(self) -> None:
+        """See :attr:`nodeids_stay`. For the rest of the mount's life."""
+        struct.pack_into("<I", self._memory, _STAYS, 1)
 
     @property
     def negotiated(self) -> InitReply | None:

@@ -77,6 +77,8 @@ class Serving:
         self._keeper = keeper
         self._backing: dict[Digest, int] = {}
         self._backing_lock = threading.Lock()
+        self._renewing = threading.Lock()
+        self._nodeids_stay = False
         self._passthrough = options.passthrough
         if inherited is not None:
             options = inherited.options(options)
@@ -169,6 +171,7 @@ class Serving:
     def _inherit(self) -> InitReply | None:
         """Bring tree and I/O modes to where a predecessor left them; what it answered to INIT."""
         assert self._ledger is not None
+        self._nodeids_stay = self._ledger.nodeids_stay
         for path, source in self._paths.items():
             base = self._tree.nodeid(path)
             if self._ledger[base | RENEWED] != UNUSED:
@@ -197,6 +200,19 @@ class Serving:
             return not self.ended.is_set() and self.directory.lstat().st_dev == self._device
         except OSError:
             return False  # ENOTCONN, of a mount whose connection was aborted
+
+    def keep_nodeids(self) -> None:
+        """Give no file another nodeid from now on: the mount is to lie under an overlayfs.
+
+        That keeps the lower file it once looked up, and answers ESTALE for ever when a name
+        means another nodeid (ovl_revalidate_real in fs/overlayfs/super.c). The price: a file
+        that is open when it becomes verified is read by the kernel itself only after all
+        who have it open closed it.
+        """
+        with self._renewing:
+            self._nodeids_stay = True
+            if self._ledger is not None:
+                self._ledger.keep_nodeids()
 
     def detach(self, *, lazy: bool = True) -> None:
         """Take the mount out of the tree. Without ``lazy``: :class:`MountError` while in use."""
@@ -266,10 +282,7 @@ class Serving:
         for path, source in self._of(blob):
             nodeid = self._tree.nodeid(path)
             if source.whole and self._modes.cached(nodeid):
-                parent, name = self._tree.renew(nodeid)
-                if self._ledger is not None and self._ledger[nodeid | RENEWED] == UNUSED:
-                    self._ledger[nodeid | RENEWED] = GIVEN
-                self._session.notify_inval_entry(parent, name)
+                self._renew(nodeid)
 
     def condemned(self, blob: Blob) -> None:
         """Bytes of ``blob`` were wrong: the kernel must not answer from pages it kept.
@@ -283,10 +296,19 @@ class Serving:
             nodeid = self._tree.nodeid(path)
             self._session.notify_inval_inode(nodeid)
             if backing and source.whole:
-                parent, name = self._tree.renew(nodeid)
-                self._session.notify_inval_entry(parent, name)
+                self._renew(nodeid)
         if backing:
             self._session.close_backing(backing)
+
+    def _renew(self, nodeid: int) -> None:
+        """Have the next open of a file come with another nodeid, unless it must keep the one."""
+        with self._renewing:
+            if self._nodeids_stay:
+                return
+            if self._ledger is not None and self._ledger[nodeid | RENEWED] == UNUSED:
+                self._ledger[nodeid | RENEWED] = GIVEN
+            parent, name = self._tree.renew(nodeid)
+            self._session.notify_inval_entry(parent, name)
 
     def _set_readahead(self) -> None:
         """For files opened from now on: the kernel looks at it in open(2)."""

@@ -102,8 +102,9 @@ class Mounts:
         for adoption in adoptions:
             adoption.join(max(0.0, patience - time.monotonic()))
 
-    def mount(self, ref: ModelRef) -> Path:
-        """The directory that shows the model; mounted now unless it is already.
+    def mount(self, ref: ModelRef, *, lower: bool = False) -> Path:
+        """The directory that shows the model; mounted now unless it is already. ``lower``: it
+        is for an overlayfs on top of it.
 
         Waits for the registry when the manifest is not on this node yet. Raises
         :class:`ModelpackError` and leaves nothing mounted when the model cannot be served;
@@ -118,6 +119,8 @@ class Mounts:
                     if place.failure is not None and place.attempts > attempts:
                         raise place.failure.with_traceback(None)
                     place.serving = self._attempt(place, ref)
+                if lower:
+                    place.serving.keep_nodeids()
                 return place.serving.directory
         finally:
             self._settle(place)

@@ -18,8 +18,12 @@ class Models(Protocol):
         None when the key is no model's. Raises when it is one that cannot be served.
         """
 
-    def mount(self, ref: ModelRef) -> Path:
-        """A directory that shows the model's files; idempotent, may take as long as a fetch."""
+    def mount(self, ref: ModelRef, *, lower: bool = False) -> Path:
+        """A directory that shows the model's files; idempotent, may take as long as a fetch.
+
+        ``lower``: it is to be the lower of an overlayfs, which bears no file that changes its
+        identity, not even to be read faster.
+        """
 
     def release(self, ref: ModelRef) -> None:
         """No snapshot stands for a model of this digest any more. Quick."""

@@ -210,7 +210,7 @@ class Snapshotter:
     def _lower(self, ancestor: Snapshot) -> Path:
         if ancestor.model is None:
             return self._layers.layer(ancestor.id).files
-        return self._layers.link_model(ancestor.id, self._mounted(ancestor.model))
+        return self._layers.link_model(ancestor.id, self._mounted(ancestor.model, lower=True))
 
     def _idmap(self, snapshot: Snapshot, ancestors: Sequence[Snapshot]) -> tuple[str, ...]:
         """Mount options that map IDs, unless containerd chowned the parent into the namespace.
@@ -223,7 +223,7 @@ class Snapshotter:
             return ()
         return overlay.idmap_options(snapshot.labels)
 
-    def _mounted(self, model: ModelRef) -> Path:
+    def _mounted(self, model: ModelRef, *, lower: bool = False) -> Path:
         # The snapshot is recorded, so no release begins from here on; one that began before
         # must be over, or it would take away what is mounted now.
         with self._releasing:
@@ -231,7 +231,7 @@ class Snapshotter:
         if not self._mounting.acquire(blocking=False):
             raise Busy(f"{model}: {MOUNTS_AT_ONCE} models are being mounted already; try again")
         try:
-            return self._models.mount(model)
+            return self._models.mount(model, lower=lower)
         finally:
             self._mounting.release()
 
