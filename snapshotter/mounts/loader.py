@@ -80,7 +80,7 @@ class Loader:
         raw = self._documents.get(ref.digest)
         if raw is None:
             reference = Reference(ref.registry, ref.repository, None, ref.digest)
-            _, raw = self._registry.manifest(reference)
+            _, raw = self._registry.manifest(reference, blobs_follow=True)
             try:
                 self._documents.put(ref.digest, raw)
             except DocumentError as error:

@@ -69,9 +69,13 @@ class Registry:
         """Media type, digest and size of the manifest or index that ``ref`` names now."""
         return self._ask_hosts(ref, partial(self._resolve, ref))
 
-    def manifest(self, ref: Reference) -> tuple[Descriptor, bytes]:
-        """The manifest or index and its bytes, which have the descriptor's digest."""
-        return self._ask_hosts(ref, partial(self._manifest, ref))
+    def manifest(self, ref: Reference, *, blobs_follow: bool = False) -> tuple[Descriptor, bytes]:
+        """The manifest or index and its bytes, which have the descriptor's digest.
+
+        With ``blobs_follow`` a connection for ranges is made meanwhile, which spares the
+        first of them the round trips of TCP's and TLS's handshakes.
+        """
+        return self._ask_hosts(ref, partial(self._manifest, ref, blobs_follow=blobs_follow))
 
     def blob(self, ref: Reference, descriptor: Descriptor, *, limit: int) -> bytes:
         """A whole small blob, verified. More than ``limit`` bytes are refused unread."""
@@ -150,7 +154,11 @@ class Registry:
         # Some registries answer HEAD badly, and none of them says why: GET does.
         return self._manifest(ref, host)[0]
 
-    def _manifest(self, ref: Reference, host: Host) -> tuple[Descriptor, bytes]:
+    def _manifest(
+        self, ref: Reference, host: Host, *, blobs_follow: bool = False
+    ) -> tuple[Descriptor, bytes]:
+        if blobs_follow:
+            self._pool.prepare(host.url, tls=host.tls, identify=True)
         answer = self._ask(ref, host, "GET")
         _check_status(answer, ref, self._authorizer.story(Access(host, ref.repository)))
         media_type = _content_type(answer)
