@@ -118,6 +118,12 @@ class Ledger:
     def __setitem__(self, nodeid: int, value: int) -> None:
         _INT.pack_into(self._memory, self._place(nodeid), value)
 
+    def forget_backing(self, nodeid: int) -> None:
+        """Its backing file, if any, must not be opened any more: neither nodeid has one."""
+        for each in (nodeid & ~RENEWED, nodeid | RENEWED):
+            if self[each] > 0:
+                self[each] = GIVEN if each & RENEWED else UNUSED
+
     def journal(self, *, fresh: bool) -> Journal:
         return Journal(memoryview(self._memory)[self._journal :], fresh=fresh)
 

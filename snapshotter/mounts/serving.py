@@ -296,6 +296,8 @@ class Serving:
             nodeid = self._tree.nodeid(path)
             self._session.notify_inval_inode(nodeid)
             if backing and source.whole:
+                if self._ledger is not None:
+                    self._ledger.forget_backing(nodeid)
                 self._renew(nodeid)
         if backing:
             self._session.close_backing(backing)

@@ -72,3 +72,24 @@ def test_a_successor_learns_what_is_open_before_anybody_could_have_opened_it() -
     # A backing id is good as long as the mount.
     assert [other[7], other[8], other[9 | RENEWED]] == [UNUSED, 3, GIVEN]
     ledger.close()
+
+
+def test_a_successor_does_not_open_a_backing_file_that_was_found_wrong() -> None:
+    ledger = Ledger.make(4)
+    modes = IoModes(ledger)
+    assert modes.open(2, ready=7)
+    assert modes.open(3 | RENEWED, ready=7)
+    assert not modes.open(4, ready=0)
+    for nodeid in (2, 3, 4):
+        ledger.forget_backing(nodeid)
+    assert (ledger[2], ledger[3 | RENEWED], ledger[4]) == (UNUSED, GIVEN, CACHED)
+    ledger.close()
+
+
+def test_a_successor_knows_that_nodeids_are_to_stay() -> None:
+    ledger = Ledger.make(4)
+    assert not ledger.nodeids_stay
+    ledger.keep_nodeids()
+    assert Ledger(ledger.fd, 4).nodeids_stay
+    assert ledger.negotiated is None
+    ledger.close()
