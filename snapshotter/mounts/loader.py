@@ -73,6 +73,11 @@ class Loader:
         loaded = self._fetcher.add_model(self._origins(ref, described.blobs, blobs), chunks)
         return Model(ref, manifest, described, blobs, loaded)
 
+    def also_at(self, model: Model, ref: ModelRef) -> None:
+        """``model`` was asked for by ``ref``, another place of the same manifest."""
+        digests = [layer.digest for layer in model.manifest.layers]
+        self._registry.also_at(ref.registry, ref.repository, digests)
+
     def unload(self, model: Model) -> None:
         self._fetcher.remove_model(model.loaded)
 
