@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from fuse.journal import Journal
 from fuse.kernel import (
     BACKING_ID,
     BACKING_MAP,
@@ -42,8 +43,10 @@ class Device:
     """The writing side of one mount's descriptor. Thread-safe; writes do not wait for each
     other."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, journal: Journal | None = None) -> None:
+        """``journal``: where requests are crossed off once the kernel has the answer."""
         self._fd = fd
+        self._journal = journal
         self._lock = threading.Condition(threading.Lock())
         self._writing = 0
         self._detached = False
@@ -58,11 +61,20 @@ class Device:
             self._using(lambda fd: _write(fd, -error, unique, buffers))
         except OSError as refused:
             if refused.errno in _NOBODY_WAITS:
+                if refused.errno == errno.ENOENT:
+                    self.forget(unique)
                 return
             # The kernel did not take the message, so somebody still waits.
             log.error("answer to request %#x refused, failed with EIO: %s", unique, refused)
             if not error:
                 self.send(unique, errno.EIO)
+        else:
+            self.forget(unique)
+
+    def forget(self, unique: int) -> None:
+        """Cross a request off the journal: nobody is to answer it any more."""
+        if self._journal is not None:
+            self._journal.answered(unique)
 
     def notify(self, code: NotifyCode, *buffers: Buffer) -> None:
         """Tell the kernel something unasked; OSError as the kernel answers it."""

@@ -37,6 +37,7 @@ from fuse.kernel import (
     GETXATTR_OUT,
     IN_HEADER,
     INTERRUPT_IN,
+    NEVER_ANSWERED,
     OPEN_IN,
     OPEN_OUT,
     READ_IN,
@@ -71,9 +72,6 @@ _READ_ONLY = frozenset(
         Opcode.COPY_FILE_RANGE_64,
     }
 )
-_NEVER_ANSWERED = frozenset(
-    {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT, Opcode.NOTIFY_REPLY}
-)
 # Everything else is ENOSYS, which the kernel remembers and never asks again. For ACCESS,
 # FLUSH, FSYNC and FSYNCDIR that means success, for LSEEK the generic implementation (all
 # of a file is data), for STATX the use of GETATTR: just what an immutable tree wants.
@@ -98,7 +96,9 @@ class Dispatcher:
         answers: Answers,
         options: SessionOptions,
         negotiated: InitReply | None = None,
+        agreeing: Callable[[InitReply], None] | None = None,
     ) -> None:
+        self._agreeing = agreeing
         self._operations = operations
         self._answers = answers
         self._options = options
@@ -157,7 +157,7 @@ class Dispatcher:
                 self._answers.send(unique, errno.EROFS if opcode in _READ_ONLY else errno.ENOSYS)
         except Exception as error:
             number = _errno(error, opcode, nodeid)
-            if opcode not in _NEVER_ANSWERED:
+            if opcode not in NEVER_ANSWERED:
                 self._answers.send(unique, number)
 
     # INIT
@@ -173,6 +173,8 @@ class Dispatcher:
         if offer.major == FUSE_KERNEL_VERSION:
             self.negotiated = self.negotiated or reply
             reply = self.negotiated
+            if self._agreeing is not None:
+                self._agreeing(reply)
         self._answers.send(request.unique, 0, (reply.encode(),))
         if offer.major == FUSE_KERNEL_VERSION:
             log.debug("negotiated 7.%d: %r", reply.minor, reply.flags)

@@ -80,6 +80,11 @@ class Opcode(IntEnum):
     COPY_FILE_RANGE_64 = 53
 
 
+NEVER_ANSWERED = frozenset(
+    {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT, Opcode.NOTIFY_REPLY}
+)
+
+
 class NotifyCode(IntEnum):
     """``enum fuse_notify_code``: goes where an answer has its error, with ``unique`` 0."""
 

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from fuse import fusermount
@@ -34,12 +35,14 @@ def mount(
     subtype: str = "modelpack",
     allow_other: bool = True,
     max_read: int = 1 << 20,
+    opened: Callable[[int], None] | None = None,
 ) -> int:
     """Mount at an existing directory; the descriptor of /dev/fuse to serve it with.
 
     ``fsname`` is what mount(8) shows as the source, ``fuse.<subtype>`` the type.
     ``allow_other`` lets other users in (for non-root, /etc/fuse.conf has to allow it).
-    ``max_read`` is the largest READ in bytes.
+    ``max_read`` is the largest READ in bytes. ``opened`` is called with the descriptor before
+    there is a mount, so that somebody else can hold it too from the first moment on (root only).
 
     Calls on the mount wait until a :class:`fuse.session.Session` serves it. Closing the
     last duplicate of the descriptor ends the service; the mount then stays, and answers
@@ -56,6 +59,8 @@ def mount(
         return fusermount.mount(path, [*options, f"fsname={fsname}", f"subtype={subtype}", "ro"])
     fd = _open_device()
     try:
+        if opened is not None:
+            opened(fd)
         identity = f"fd={fd},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()}"
         _mount(fsname, path, f"fuse.{subtype}", ",".join([identity, *options]))
     except BaseException:

@@ -13,10 +13,12 @@ import logging
 import os
 import select
 import threading
+from collections.abc import Callable
 
 from fuse.device import Device
 from fuse.dispatch import Dispatcher
 from fuse.interrupts import SWEEP_INTERVAL
+from fuse.journal import Journal
 from fuse.kernel import (
     NOTIFY_INVAL_ENTRY_OUT,
     NOTIFY_INVAL_INODE_OUT,
@@ -33,6 +35,10 @@ _BUFFER = 128 << 10
 finds room for. The kernel itself refuses requests that do not fit."""
 
 
+_PRESENT = 8 << 10
+"""Bytes that requests which matter fit into."""
+
+
 class Session:
     """Serves one descriptor of /dev/fuse until it is unmounted or :meth:`stop` is called.
 
@@ -40,8 +46,10 @@ class Session:
     :meth:`stop` has returned. Closing the last duplicate aborts the mount. It is made
     non-blocking, which its duplicates share.
 
-    ``negotiated`` is given when a predecessor has answered INIT on this descriptor; call
-    :meth:`notify_resend` after :meth:`start` to get the requests it left unanswered.
+    A successor takes over a descriptor that another process served: it gives ``negotiated``
+    where that one had agreed on something, and calls :meth:`resume` after :meth:`start`.
+    For that the predecessor has ``agreeing`` called with what it is about to agree on, and a
+    ``journal``, which is used where the kernel does not send requests again.
     """
 
     def __init__(
@@ -51,12 +59,21 @@ class Session:
         options: SessionOptions | None = None,
         *,
         negotiated: InitReply | None = None,
+        agreeing: Callable[[InitReply], None] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._fd = fd
         self._operations = operations
         self._options = options or SessionOptions()
-        self._device = Device(fd)
-        self._dispatcher = Dispatcher(operations, self._device, self._options, negotiated)
+        self._journal = journal
+        self._agreeing = agreeing
+        self._device = Device(fd, journal)
+        self._dispatcher = Dispatcher(
+            operations, self._device, self._options, negotiated, self._agreed
+        )
+        self._recorded = {} if journal is None else journal.unanswered()
+        if journal is not None and negotiated is not None:
+            self._without_journal(negotiated)
         self._stopping = False
         self._unmounted = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -142,6 +159,26 @@ class Session:
             NotifyCode.INVAL_INODE, NOTIFY_INVAL_INODE_OUT.pack(nodeid, off, length)
         )
 
+    def resume(self) -> None:
+        """Have the requests that a predecessor left unanswered handled, after :meth:`start`.
+
+        The kernel sends them again (Linux 6.9), else they are taken from the journal; without
+        one, who waits for them waits until the mount is aborted.
+        """
+        recorded, self._recorded = self._recorded, {}
+        if self.negotiated is None or InitFlag.HAS_RESEND in self.negotiated.flags:
+            try:
+                self.notify_resend()
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+            else:
+                for unique in recorded:
+                    self._device.forget(unique)
+                return
+        for message in recorded.values():
+            self._dispatcher.dispatch(memoryview(message))
+
     def notify_resend(self) -> None:
         """Ask for every request that was read and not answered (Linux 6.9).
 
@@ -170,6 +207,16 @@ class Session:
             raise
         return True
 
+    def _agreed(self, reply: InitReply) -> None:
+        if self._agreeing is not None:
+            self._agreeing(reply)
+        self._without_journal(reply)
+
+    def _without_journal(self, agreed: InitReply) -> None:
+        """The kernel itself knows what is unanswered, and says so."""
+        if self._journal is not None and InitFlag.HAS_RESEND in agreed.flags:
+            self._journal = None
+
     # Threads
 
     def _run(self) -> None:
@@ -186,11 +233,17 @@ class Session:
 
     def _serve(self, waiting: select.epoll) -> None:
         buffer = bytearray(_BUFFER)
+        # Present in memory: the kernel fails a request that it cannot copy while we are killed.
+        buffer[:_PRESENT] = bytes(_PRESENT)
         view = memoryview(buffer)
         interrupts = self._dispatcher.interrupts
         while not self._stopping:
+            journal = self._journal
             try:
-                length = os.readv(self._fd, (buffer,))
+                if journal is None:
+                    message = view[: os.readv(self._fd, (buffer,))]
+                else:
+                    message = journal.read(self._fd, view)
             except BlockingIOError:
                 waiting.poll(SWEEP_INTERVAL if interrupts else None)
                 if interrupts:
@@ -200,13 +253,13 @@ class Session:
                 if error.errno == errno.ENOENT:
                     continue  # the request was taken back while we read it
                 if error.errno in (errno.ENODEV, errno.ECONNABORTED):
-                    length = 0
+                    message = view[:0]
                 else:
                     raise
-            if length == 0:
+            if not message:
                 self._unmounted = True
                 return
-            self._dispatcher.dispatch(view[:length])
+            self._dispatcher.dispatch(message)
 
     def _leave(self) -> None:
         """The end of a thread. One that found the mount gone takes the others along; the

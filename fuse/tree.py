@@ -20,7 +20,7 @@ from fuse.reading import ReadRequest
 
 NAME_MAX = 255
 _BSIZE = 4096
-_RENEWED = 1 << 48
+RENEWED = 1 << 48
 """Added to a file's nodeid by :meth:`Tree.renew`."""
 
 _T = TypeVar("_T")
@@ -114,6 +114,10 @@ class Tree(Generic[_T]):
 
     # Places
 
+    def __len__(self) -> int:
+        """How many nodes there are; nodeids are 1 to this, and those with RENEWED added."""
+        return len(self._placed)
+
     def nodeid(self, path: bytes) -> int:
         """The nodeid ``path`` has now; FileNotFoundError when there is none."""
         nodeid = FUSE_ROOT_ID
@@ -131,14 +135,14 @@ class Tree(Generic[_T]):
         mean this file for ever, also in a successor. Doing it again changes nothing.
         """
         placed, _ = self._file(nodeid)
-        placed.nodeid |= _RENEWED
+        placed.nodeid |= RENEWED
         parent = self._directory(placed.parent)
         parent.entries[placed.position] = _entry(placed)
         return placed.parent, placed.name
 
     def renewed(self, nodeid: int) -> bool:
         """Whether ``nodeid`` is one that :meth:`renew` brought."""
-        return bool(nodeid & _RENEWED)
+        return bool(nodeid & RENEWED)
 
     # Operations
 
@@ -215,7 +219,7 @@ class Tree(Generic[_T]):
         return placed
 
     def _find(self, nodeid: int) -> _Placed[_T]:
-        index = (nodeid & ~_RENEWED) - FUSE_ROOT_ID
+        index = (nodeid & ~RENEWED) - FUSE_ROOT_ID
         if not 0 <= index < len(self._placed):
             _raise(errno.ESTALE)
         return self._placed[index]

@@ -9,8 +9,9 @@ import stat
 import pytest
 
 from integration.harness.container import Container
-from integration.harness.containerd import Containerd
+from integration.harness.containerd import Containerd, releases
 from integration.harness.machine import CommandError, Machine
+from integration.harness.places import Places
 from integration.harness.registry import Registry
 from integration.harness.snapshotter import PROGRAMS, Snapshotter
 from integration.models import PushedModel, push_model, read_sums, sums_command
@@ -48,14 +49,21 @@ def fuse_mounts(machine: Machine) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_daemon_leaves_no_mount_and_no_socket(
-    snapshotter: Snapshotter, containerd: Containerd, model: PushedModel, number: signal.Signals
+def test_a_stopped_daemon_without_a_keeper_leaves_no_mount_and_no_socket(
+    machine: Machine, places: Places, registry: Registry, number: signal.Signals
 ) -> None:
-    snapshotter.modelpack("pull", "--as", "stub", model.tag)
-    target = mounted(containerd, model, "mounted")
-    containerd.machine.run(["umount", target])
-    snapshotter.process.signal(number)
-    assert snapshotter.process.wait(30) == 0
+    additions = {"keeper": {"enabled": False}, "log": {"format": "json"}}
+    with (
+        Snapshotter(machine, places, additions=additions) as snapshotter,
+        Containerd(machine, releases()[0], places) as containerd,
+    ):
+        model = push_model(snapshotter, registry)
+        snapshotter.modelpack("pull", "--as", "stub", model.tag)
+        assert "keeper: disabled" in snapshotter.modelpack("status")
+        target = mounted(containerd, model, "mounted")
+        containerd.machine.run(["umount", target])
+        snapshotter.process.signal(number)
+        assert snapshotter.process.wait(30) == 0
     assert fuse_mounts(snapshotter.machine) == []
     assert not list(snapshotter.places.state.glob("*.sock"))
     log = (snapshotter.machine.logs / "modelpack-snapshotter.log").read_text()

@@ -23,6 +23,7 @@ from snapshotter.audits import Audits, NothingKnown
 from snapshotter.cache.store import BlobStore
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
+from snapshotter.keeper.keeping import Keeping
 from snapshotter.mounts.table import Mounts
 from snapshotter.registry.client import Registry
 from snapshotter.sockets import listen_unix
@@ -32,8 +33,14 @@ Status = Callable[[], dict[str, Any]]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
-def status_of(store: BlobStore, fetcher: Fetcher, mounts: Mounts, registry: Registry) -> Status:
-    """A function that describes these four as they are when it is called.
+def status_of(
+    store: BlobStore,
+    fetcher: Fetcher,
+    mounts: Mounts,
+    registry: Registry,
+    keeper: Keeping | None = None,
+) -> Status:
+    """A function that describes these as they are when it is called.
 
     Sizes in bytes, times in seconds; ``present_bytes`` counts what is on this
     node's disk of each model, each blob once.
@@ -57,6 +64,7 @@ def status_of(store: BlobStore, fetcher: Fetcher, mounts: Mounts, registry: Regi
                 "wrong_chunks": fetcher.stats.wrong_chunks,
             },
             "hosts": registry.describe(),
+            "keeper": keeper.describe() if keeper is not None else None,
             "models": [mounted.describe() for mounted in mounts.mounted()],
         }
 

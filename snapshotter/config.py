@@ -19,6 +19,7 @@ from snapshotter.errors import ModelpackError
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.verify_options import VerifyOptions
 from snapshotter.images.options import CriOptions, ImageOptions, MirrorOptions
+from snapshotter.keeper.options import KeeperOptions
 from snapshotter.mounts.options import MountOptions
 from snapshotter.registry.options import RegistryOptions
 from snapshotter.units import UnitError, decode_unit
@@ -83,12 +84,17 @@ class Config(_Section, frozen=True):
     fetch: FetchOptions = FetchOptions()
     unpack: UnpackOptions = UnpackOptions()
     verify: VerifyOptions = VerifyOptions()
+    keeper: KeeperOptions = KeeperOptions()
     mounts: MountOptions = MountOptions()
     log: LogOptions = LogOptions()
 
     @property
     def grpc_address(self) -> Path:
         return Path(self.grpc.address or Path(self.state) / "snapshotter.sock")
+
+    @property
+    def keeper_address(self) -> Path:
+        return Path(self.keeper.address or Path(self.state) / "keeper.sock")
 
     @property
     def api_address(self) -> Path:

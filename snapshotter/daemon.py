@@ -34,6 +34,8 @@ from snapshotter.images.direct import find_image_volume, is_looked_at
 from snapshotter.images.mirror import named_in_hosts
 from snapshotter.images.mirror import serve as serve_mirror
 from snapshotter.images.options import ImageOptions
+from snapshotter.keeper.keeping import Keeping
+from snapshotter.locks import lock_directory
 from snapshotter.logs import configure_logs
 from snapshotter.mounts.loader import Loader
 from snapshotter.mounts.table import Mounts
@@ -43,6 +45,7 @@ from snapshotter.registry.keyring import NodeKeyring, PresentedKeyring, PullSecr
 from snapshotter.registry.pull_secrets import PullSecrets
 from snapshotter.snapshots.service import serve as serve_snapshots
 from snapshotter.sockets import prepare_socket
+from snapshotter.unmounting import unmount_all
 from snapshotter.unpack.unpacker import Unpacker
 
 log = structlog.get_logger(__name__)
@@ -63,9 +66,9 @@ class NodeModels:
     def is_looked_at(self, key: str) -> bool:
         return is_looked_at(key, self._containerd)
 
-    def mount(self, ref: ModelRef) -> Path:
+    def mount(self, ref: ModelRef, *, lower: bool = False) -> Path:
         check_allowed(ref, self._options)
-        return self._mounts.mount(ref)
+        return self._mounts.mount(ref, lower=lower)
 
     def release(self, ref: ModelRef) -> None:
         self._mounts.release(ref)
@@ -73,7 +76,8 @@ class NodeModels:
 
 @contextmanager
 def running(config: Config) -> Iterator[None]:
-    """The whole daemon, from the ground up; on leaving everything is stopped and unmounted."""
+    """The whole daemon, from the ground up; on leaving everything is stopped. Mounts stay where
+    a keeper holds them, for the next daemon; else they end."""
     check_environment(config)
     raise_file_limit()
     for address in (config.grpc_address, config.api_address, config.cri_address):
@@ -84,6 +88,8 @@ def running(config: Config) -> Iterator[None]:
     for directory in (root, state):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
+        for directory in (root, state):
+            stack.callback(os.close, lock_directory(directory))
         node = NodeKeyring(config.registry)
         secrets = PullSecrets(state / "pull-secrets.json")
         keyring = PullSecretKeyring(node, secrets)
@@ -113,11 +119,17 @@ def running(config: Config) -> Iterator[None]:
             rules=config.mounts.rules,
             patience=config.unpack.mount_wait,
         )
-        mounts = Mounts(state / "mounts", loader, fetcher, config.mounts)
+        keeper = Keeping(config.keeper_address, config.keeper) if config.keeper.enabled else None
+        if keeper is not None:
+            stack.callback(keeper.close)
+        mounts = Mounts(state / "mounts", loader, fetcher, config.mounts, keeper)
         stack.callback(mounts.close)
+        mounts.adopt()
         # Before the mounts: a verifier that tells the kernel of wrong bytes needs them served.
         stack.callback(fetcher.close)
         stack.callback(unpacker.close)
+        # And before that: reads that wait are answered by the next daemon, not failed.
+        stack.callback(mounts.leave)
         containerd = stack.enter_context(Containerd(Path(config.containerd.address)))
 
         if config.mirror.enabled:
@@ -131,7 +143,7 @@ def running(config: Config) -> Iterator[None]:
             )
             stack.callback(mirror.stop)
         audits = Audits(store, documents, trust, fetcher.condemn)
-        status = status_of(store, fetcher, mounts, registry)
+        status = status_of(store, fetcher, mounts, registry, keeper)
         api = ApiServer(config.api_address, status, audits)
         stack.callback(api.stop)
         api.start()
@@ -146,6 +158,7 @@ def running(config: Config) -> Iterator[None]:
         # Last up, first down: containerd must never meet a half-built daemon.
         snapshots = serve_snapshots(config.grpc_address, root, models)
         stack.callback(snapshots.stop)
+        snapshots.settle([serving.model.ref for serving in mounts.mounted()])
         yield
 
 
@@ -157,12 +170,19 @@ def running(config: Config) -> Iterator[None]:
     help=f"Configuration file (TOML).  [default: {DEFAULT_PATH} where it exists]",
 )
 @click.option("--check", is_flag=True, help="Check configuration and machine, then exit.")
+@click.option(
+    "--unmount",
+    is_flag=True,
+    help="Unmount all models that a stopped daemon left mounted, then exit. Who still reads "
+    "them gets errors.",
+)
 @click.version_option(__version__, prog_name="modelpack-snapshotter")
-def daemon(config_path: Path | None, check: bool) -> None:
+def daemon(config_path: Path | None, check: bool, unmount: bool) -> None:
     """The containerd snapshotter that mounts ModelPack models while their bytes arrive.
 
     Runs in the foreground as root, logs to standard error, and ends on SIGTERM
-    or Ctrl-C with everything unmounted. All settings are in the configuration
+    or Ctrl-C. Models stay mounted, held by the keeper, and the next daemon
+    serves them on; --unmount ends that. All settings are in the configuration
     file; every one has a default.
     """
     config = load_config(config_path)
@@ -170,6 +190,9 @@ def daemon(config_path: Path | None, check: bool) -> None:
     if check:
         check_environment(config)
         click.echo("configuration and machine are in order")
+        return
+    if unmount:
+        click.echo(f"unmounted {unmount_all(config)} models")
         return
     for concern in concerns():
         log.warning(concern)

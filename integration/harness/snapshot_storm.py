@@ -32,7 +32,7 @@ class NoModels:
     def is_looked_at(self, key: str) -> bool:
         return False
 
-    def mount(self, ref: ModelRef) -> Path:
+    def mount(self, ref: ModelRef, *, lower: bool = False) -> Path:
         raise AssertionError("there is no model")
 
     def release(self, ref: ModelRef) -> None:

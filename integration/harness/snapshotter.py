@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import httpx
@@ -19,6 +19,8 @@ PROGRAMS = REPOSITORY / ".venv" / "bin"
 class Snapshotter:
     """A running ``modelpack-snapshotter``; the ``modelpack`` command pointed at it."""
 
+    program: Sequence[str] = (str(PROGRAMS / "modelpack-snapshotter"),)
+
     def __init__(
         self, machine: Machine, places: Places, *, additions: Mapping[str, Any] | None = None
     ) -> None:
@@ -33,17 +35,22 @@ class Snapshotter:
             "HOME": home,
             "DOCKER_CONFIG": home,
         }
+        keeper = {"keeper": {"cgroup": f"{machine.cgroup}/keeper"}}
         self.configuration.write_text(
-            render("modelpack-snapshotter.toml", places, [additions or {}])
+            render("modelpack-snapshotter.toml", places, [keeper, additions or {}])
         )
         self.start()
 
-    def start(self) -> None:
+    def begin(self) -> None:
+        """Start it, and return before it can do anything."""
         self.process = self.machine.start(
-            [str(PROGRAMS / "modelpack-snapshotter"), "--config", str(self.configuration)],
+            [*self.program, "--config", str(self.configuration)],
             log="modelpack-snapshotter.log",
             environment=self.environment,
         )
+
+    def start(self) -> None:
+        self.begin()
         socket = self.places.state / "snapshotter.sock"
         try:
             self.process.wait_until(lambda: accepts(socket), f"an answer on {socket.name}")

@@ -80,6 +80,7 @@ def _show(answer: dict[str, Any], console: Console) -> None:
                 f"{host['host']} is {host['state']} after {host['failures']} failures in a row, "
                 f"asked again in {host['asked_again_in_seconds']:.0f} s: {host['last_error']}"
             )
+    console.print(_keeper(answer.get("keeper")))
     if not answer["models"]:
         console.print("no model is mounted")
         return
@@ -107,3 +108,14 @@ def _reads(model: dict[str, Any]) -> str:
     if model["state"] == "verified":
         return "passthrough"
     return "passthrough once verified"
+
+
+def _keeper(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return "keeper: disabled, mounts end with the daemon"
+    if "pid" not in told:
+        return "keeper: lost, and none could be started; mounts would end with the daemon"
+    return (
+        f"keeper: pid {told['pid']} holds {told['holds']} mounts "
+        f"in {format_size(told['rss_bytes'])} of memory"
+    )

@@ -16,6 +16,7 @@ from snapshotter.doctor import (
     docker,
     hosts,
     images,
+    keeper,
     kernel,
     kubelet,
     namespaces,
@@ -46,6 +47,7 @@ def examine(config: Config, asked: str | None = None) -> Iterator[Finding]:
     yield from _part(kernel.PART, lambda: _kernel(config, daemon, cache))
     if running:
         yield from service.judge(running)
+    yield from _part(keeper.PART, lambda: _keeper(config, running))
     facts = yield from _bounded(
         CONTAINERD, lambda: containerd.gather(Path(config.containerd.address))
     )
@@ -94,6 +96,17 @@ def _kernel(config: Config, daemon: int | None, cache: Path) -> list[Finding]:
     found = kernel.judge(facts, max_read=config.mounts.max_read)
     tried = probe.gather(cache)
     return found + probe.judge(tried, release=facts.release, root=os.geteuid() == 0)
+
+
+def _keeper(config: Config, running: service.DaemonFacts | None) -> list[Finding]:
+    return keeper.judge(
+        keeper.gather(
+            config.keeper.enabled,
+            config.keeper_address,
+            runs=running is not None and running.status is not None,
+            daemon=running.pid if running else None,
+        )
+    )
 
 
 def _namespaces(config: Config, daemon: int | None, containerd_pid: int | None) -> list[Finding]:

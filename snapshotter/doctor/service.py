@@ -82,7 +82,8 @@ def _running(facts: DaemonFacts) -> Finding:
         PART,
         "daemon-runs",
         f"the daemon does not answer on {where}",
-        "no model is mounted; a containerd that starts meanwhile may forget CRI's images",
+        "no model is mounted, and readers of those that were wait; a containerd that starts "
+        "meanwhile may forget CRI's images",
         run(
             "systemctl enable --now modelpack-snapshotter",
             "journalctl -u modelpack-snapshotter",

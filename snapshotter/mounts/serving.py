@@ -15,18 +15,21 @@ import structlog
 
 from fuse.mount import MountError as FuseMountError
 from fuse.mount import mount, set_readahead, unmount
-from fuse.negotiate import SessionOptions
+from fuse.negotiate import InitReply, SessionOptions
 from fuse.operations import Opened
 from fuse.reading import ReadRequest
 from fuse.session import Session
-from fuse.tree import File, Tree
+from fuse.tree import RENEWED, File, Tree
 from snapshotter.artifact.digest import Digest
 from snapshotter.cache.blob import Blob, BlobState
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.fetcher import Fetcher, ReadResult
+from snapshotter.keeper.keeping import Keeping
 from snapshotter.mounts.errors import MountError
 from snapshotter.mounts.files import Source, nodes_of
+from snapshotter.mounts.inheritance import Inherited, encode_record, fingerprint, new_id
 from snapshotter.mounts.iomode import IoModes
+from snapshotter.mounts.ledger import GIVEN, UNUSED, Ledger
 from snapshotter.mounts.loader import Model
 from snapshotter.mounts.options import MountOptions
 from snapshotter.mounts.prefetch import Prefetch
@@ -37,8 +40,9 @@ log = structlog.get_logger(__name__)
 FILESYSTEM = "modelpack"
 """Shown by mount(8) as type ``fuse.modelpack``."""
 _told = Throttle()
-_handles = itertools.count(1)
-"""File handles, never used twice: the fetcher tells streams apart by them."""
+_LIFE_SHIFT = 40
+"""File handles are a life's number and a count: none is used twice in a mount's life, for the
+fetcher tells streams apart by them, and whose file it was that is closed must be known."""
 
 
 class Serving:
@@ -58,15 +62,26 @@ class Serving:
         *,
         allow_other: bool = True,
         ended: Callable[[Serving], None] = lambda _: None,
+        keeper: Keeping | None = None,
+        inherited: Inherited | None = None,
     ) -> None:
+        """Mount it; or with ``inherited`` go on where a predecessor was ended.
+
+        ``keeper`` holds the mount for a successor. Raises :class:`MountError`, of what is
+        inherited when it cannot be served as it was.
+        """
         self.model = model
         self.directory = directory
-        self.since = time.time()
+        self.since = inherited.since if inherited is not None else time.time()
         self._fetcher = fetcher
-        self._modes = IoModes()
+        self._keeper = keeper
         self._backing: dict[Digest, int] = {}
         self._backing_lock = threading.Lock()
+        self._renewing = threading.Lock()
+        self._nodeids_stay = False
         self._passthrough = options.passthrough
+        if inherited is not None:
+            options = inherited.options(options)
         self._readahead = options.readahead
         self._cold_readahead = min(options.cold_readahead, options.readahead)
         nodes = nodes_of(model, options)
@@ -79,19 +94,46 @@ class Serving:
             nodes,
             self._read,
             open=self._open,
-            release=lambda nodeid, _fh, _file: self._modes.release(nodeid),
+            release=self._release,
             destroy=lambda: ended(self),
         )
+        self._ledger: Ledger | None = None
+        if inherited is not None:
+            inherited.check(fingerprint(nodes))
+            self.id = inherited.id
+            self._ledger = Ledger(inherited.ledger_fd, len(self._tree))
+        elif keeper is not None:
+            self.id = new_id()
+            self._ledger = Ledger.make(len(self._tree))
+        self._modes = IoModes(self._ledger)
+        negotiated = self._inherit() if inherited is not None else None
+        life = self._ledger.begin_life() if self._ledger is not None else 0
+        self._handles = itertools.count((life << _LIFE_SHIFT) + 1)
+        self._life = life
+
+        def keep(fd: int) -> None:
+            if keeper is not None and self._ledger is not None:
+                record = encode_record(self, options, fingerprint(nodes))
+                keeper.hold(self.id, record, [fd, self._ledger.fd])
+
         try:
-            self._fd = mount(
-                directory,
-                fsname=str(model.ref),
-                subtype=FILESYSTEM,
-                allow_other=allow_other,
-                max_read=options.max_read,
+            self._fd = (
+                inherited.fd
+                if inherited is not None
+                else mount(
+                    directory,
+                    fsname=str(model.ref),
+                    subtype=FILESYSTEM,
+                    allow_other=allow_other,
+                    max_read=options.max_read,
+                    opened=keep,
+                )
             )
-        except FuseMountError as error:
-            raise MountError(f"{model.ref}: {error}") from None
+        except BaseException as error:
+            self._forget()
+            if isinstance(error, FuseMountError):
+                raise MountError(f"{model.ref}: {error}") from None
+            raise
         try:
             self._session = Session(
                 self._fd,
@@ -102,16 +144,51 @@ class Serving:
                     max_read=options.max_read,
                     passthrough=options.passthrough,
                 ),
+                negotiated=negotiated,
+                agreeing=None if self._ledger is None else self._ledger.agree,
+                journal=None
+                if self._ledger is None
+                else self._ledger.journal(fresh=inherited is None),
             )
             self._session.start()
+            if inherited is not None:
+                self._device = inherited.device
+                self._session.resume()
+            else:
+                self._device = directory.lstat().st_dev
             self._set_readahead()
-            self._device = directory.lstat().st_dev
+            if self._ledger is not None:
+                self._ledger.device = self._device
         except BaseException:
-            unmount(directory, lazy=True)
-            os.close(self._fd)
+            if inherited is None:
+                unmount(directory, lazy=True)
+                self._forget()
+                os.close(self._fd)
             raise
         self.prefetch = Prefetch(model, fetcher, options)
         self.prefetch.start()
+
+    def _inherit(self) -> InitReply | None:
+        """Bring tree and I/O modes to where a predecessor left them; what it answered to INIT."""
+        assert self._ledger is not None
+        self._nodeids_stay = self._ledger.nodeids_stay
+        for path, source in self._paths.items():
+            base = self._tree.nodeid(path)
+            if self._ledger[base | RENEWED] != UNUSED:
+                self._tree.renew(base)
+            for nodeid in (base, base | RENEWED):
+                recorded = self._ledger[nodeid]
+                self._modes.inherit(nodeid, recorded)
+                if recorded > 0:
+                    self._backing[source.blob.digest] = recorded
+        return self._ledger.negotiated
+
+    def _forget(self) -> None:
+        """The mount has ended for good: a successor need not know of it."""
+        if self._keeper is not None and self._ledger is not None:
+            self._keeper.drop(self.id)
+        if self._ledger is not None:
+            self._ledger.close()
 
     @property
     def ended(self) -> threading.Event:
@@ -123,6 +200,19 @@ class Serving:
             return not self.ended.is_set() and self.directory.lstat().st_dev == self._device
         except OSError:
             return False  # ENOTCONN, of a mount whose connection was aborted
+
+    def keep_nodeids(self) -> None:
+        """Give no file another nodeid from now on: the mount is to lie under an overlayfs.
+
+        That keeps the lower file it once looked up, and answers ESTALE for ever when a name
+        means another nodeid (ovl_revalidate_real in fs/overlayfs/super.c). The price: a file
+        that is open when it becomes verified is read by the kernel itself only after all
+        who have it open closed it.
+        """
+        with self._renewing:
+            self._nodeids_stay = True
+            if self._ledger is not None:
+                self._ledger.keep_nodeids()
 
     def detach(self, *, lazy: bool = True) -> None:
         """Take the mount out of the tree. Without ``lazy``: :class:`MountError` while in use."""
@@ -139,6 +229,23 @@ class Serving:
         self.prefetch.stop()
         if not self.ended.is_set():
             self._session.stop()
+        self._forget()
+        os.close(fd)
+
+    @property
+    def kept(self) -> bool:
+        """Whether a successor will find the mount, should this process end now."""
+        return self._keeper is not None and self._ledger is not None and self._keeper.holding
+
+    def leave(self) -> None:
+        """Serve no more, and leave the mount to a successor. Its readers wait meanwhile."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        if not self.ended.is_set():
+            self._session.stop()
+        if self._ledger is not None:
+            self._ledger.close()
         os.close(fd)
 
     def describe(self) -> dict[str, Any]:
@@ -183,8 +290,7 @@ class Serving:
         for path, source in self._of(blob):
             nodeid = self._tree.nodeid(path)
             if source.whole and self._modes.cached(nodeid):
-                parent, name = self._tree.renew(nodeid)
-                self._session.notify_inval_entry(parent, name)
+                self._renew(nodeid)
 
     def condemned(self, blob: Blob) -> None:
         """Bytes of ``blob`` were wrong: the kernel must not answer from pages it kept.
@@ -198,10 +304,21 @@ class Serving:
             nodeid = self._tree.nodeid(path)
             self._session.notify_inval_inode(nodeid)
             if backing and source.whole:
-                parent, name = self._tree.renew(nodeid)
-                self._session.notify_inval_entry(parent, name)
+                if self._ledger is not None:
+                    self._ledger.forget_backing(nodeid)
+                self._renew(nodeid)
         if backing:
             self._session.close_backing(backing)
+
+    def _renew(self, nodeid: int) -> None:
+        """Have the next open of a file come with another nodeid, unless it must keep the one."""
+        with self._renewing:
+            if self._nodeids_stay:
+                return
+            if self._ledger is not None and self._ledger[nodeid | RENEWED] == UNUSED:
+                self._ledger[nodeid | RENEWED] = GIVEN
+            parent, name = self._tree.renew(nodeid)
+            self._session.notify_inval_entry(parent, name)
 
     def _set_readahead(self) -> None:
         """For files opened from now on: the kernel looks at it in open(2)."""
@@ -218,12 +335,18 @@ class Serving:
     def _open(self, nodeid: int, file: File[Source]) -> Opened:
         source = file.content
         assert source is not None
-        ready = source.whole and self._backing_id(source) != 0
+        ready = self._backing_id(source) if source.whole else 0
         if self._modes.open(nodeid, ready=ready):
             self._fetcher.use(self.model.loaded)
             # None any more when wrong bytes were found meanwhile: the kernel refuses that open.
-            return Opened(fh=next(_handles), backing_id=self._backing.get(source.blob.digest, 0))
-        return Opened(fh=next(_handles))
+            return Opened(
+                fh=next(self._handles), backing_id=self._backing.get(source.blob.digest, 0)
+            )
+        return Opened(fh=next(self._handles))
+
+    def _release(self, nodeid: int, fh: int, _: File[Source]) -> None:
+        if fh >> _LIFE_SHIFT == self._life:  # who opened what before is not known
+            self._modes.release(nodeid)
 
     def _backing_id(self, source: Source) -> int:
         """The kernel's handle on the blob's file; 0 when it is not to read it itself."""

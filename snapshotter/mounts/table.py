@@ -7,25 +7,36 @@ later: containers keep what they have mounted.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
 
 import structlog
 
-from fuse.mount import fuse_mounts, unmount
+from fuse.mount import unmount
 from snapshotter.artifact.digest import Digest, encoded
+from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.marker import ModelRef
-from snapshotter.cache.blob import Blob
+from snapshotter.cache.blob import Blob, BlobState
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
+from snapshotter.keeper.keeping import Keeping
 from snapshotter.mounts.errors import MountError
+from snapshotter.mounts.inheritance import Inherited
+from snapshotter.mounts.leftovers import detach_leftovers, heirlooms, remove_empty
 from snapshotter.mounts.loader import Loader
 from snapshotter.mounts.options import MountOptions
-from snapshotter.mounts.serving import FILESYSTEM, Serving
+from snapshotter.mounts.serving import Serving
 
 log = structlog.get_logger(__name__)
 
+_ADOPTION_SECONDS = 10.0
+"""How long the start waits for mounts of an earlier life to be served on: longer is only a
+registry's, without which one of them cannot be."""
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 30.0
+"""Seconds between attempts to serve such a mount on."""
 _LAST_WORDS_SECONDS = 2.0
 """How long :meth:`Mounts.close` waits for a kernel that has no reason to take long."""
 
@@ -50,7 +61,17 @@ class Mounts:
     of them gives its bytes.
     """
 
-    def __init__(self, root: Path, loader: Loader, fetcher: Fetcher, options: MountOptions) -> None:
+    def __init__(
+        self,
+        root: Path,
+        loader: Loader,
+        fetcher: Fetcher,
+        options: MountOptions,
+        keeper: Keeping | None = None,
+    ) -> None:
+        """With a ``keeper`` mounts outlive us; those of an earlier life that it holds wait
+        for :meth:`adopt`."""
+        self._keeper = keeper
         self._root = root.resolve()
         self._loader = loader
         self._fetcher = fetcher
@@ -59,14 +80,35 @@ class Mounts:
         self._closed = False
         self._places: dict[Digest, _Place] = {}
         self._alive: dict[Serving, None] = {}  # a set that keeps its order
-        _detach_leftovers(self._root)
+        self._closing = threading.Event()
+        self._orphans: set[Path] = set()
+        """Directories that show a mount of an earlier life which nobody serves yet."""
+        inherited = heirlooms(keeper) if keeper is not None else []
+        detach_leftovers(self._root, {found.device: found.id for found in inherited})
         try:
             self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise MountError(f"cannot make {root} for mounts: {error.strerror}") from None
+        remove_empty(self._root)
+        self._inherited = inherited
+        self._orphans = {Path(each.record.directory) for each in inherited if each.shown}
 
-    def mount(self, ref: ModelRef) -> Path:
-        """The directory that shows the model; mounted now unless it is already.
+    def adopt(self) -> None:
+        """Serve on what an earlier life mounted, once, before anything is mounted: most of it
+        when this returns, the rest as soon as it can be."""
+        adoptions = [
+            threading.Thread(target=self._adopt, args=(each,), name="modelpack-adopt", daemon=True)
+            for each in self._inherited
+        ]
+        for adoption in adoptions:
+            adoption.start()
+        patience = time.monotonic() + _ADOPTION_SECONDS
+        for adoption in adoptions:
+            adoption.join(max(0.0, patience - time.monotonic()))
+
+    def mount(self, ref: ModelRef, *, lower: bool = False) -> Path:
+        """The directory that shows the model; mounted now unless it is already. ``lower``: it
+        is for an overlayfs on top of it.
 
         Waits for the registry when the manifest is not on this node yet. Raises
         :class:`ModelpackError` and leaves nothing mounted when the model cannot be served;
@@ -85,6 +127,8 @@ class Mounts:
                     place.serving = self._attempt(place, ref)
                 elif place.serving.model.ref != ref:
                     self._loader.also_at(place.serving.model, ref)
+                if lower:
+                    place.serving.keep_nodeids()
                 return place.serving.directory
         finally:
             self._settle(place)
@@ -113,10 +157,23 @@ class Mounts:
         for serving in self.mounted():
             serving.condemned(blob)
 
+    def leave(self) -> None:
+        """Leave to the keeper what it holds; the readers of that wait for the next daemon."""
+        with self._lock:
+            self._closed = True
+        self._closing.set()
+        for serving in self.mounted():
+            if serving.kept:
+                with self._lock:
+                    self._alive.pop(serving, None)
+                serving.leave()
+                log.info("left to the keeper", model=str(serving.model.ref))
+
     def close(self) -> None:
         """Detach everything and stop serving; readers that are left get ENOTCONN."""
         with self._lock:
             self._closed = True
+        self._closing.set()
         for serving in self.mounted():
             self._detach(serving)
         patience = time.monotonic() + _LAST_WORDS_SECONDS
@@ -155,8 +212,16 @@ class Mounts:
         model = self._loader.load(ref)
         directory = self._root / encoded(ref.digest)
         try:
+            self._take_away(directory)
             directory.mkdir(exist_ok=True, mode=0o755)
-            serving = Serving(model, directory, self._fetcher, self._options, ended=self._reap)
+            serving = Serving(
+                model,
+                directory,
+                self._fetcher,
+                self._options,
+                ended=self._reap,
+                keeper=self._keeper,
+            )
         except BaseException as error:
             self._loader.unload(model)
             if isinstance(error, OSError):
@@ -171,6 +236,87 @@ class Mounts:
             raise MountError(f"{ref} is not mounted: the daemon is stopping")
         log.info("mounted", model=str(ref), directory=str(directory))
         return serving
+
+    # What an earlier life left
+
+    def _take_away(self, directory: Path) -> None:
+        """A mount there that cannot be served yet must not be in a new one's way: to look at
+        it would be to wait for it. Who has it open goes on waiting."""
+        with self._lock:
+            if directory not in self._orphans:
+                return
+            self._orphans.discard(directory)
+        try:
+            unmount(directory, lazy=True)
+        except OSError as error:
+            log.info("not detached", directory=str(directory), why=str(error))
+
+    def _adopt(self, inherited: Inherited) -> None:
+        """Serve on; until it is known that this will never be."""
+        ref = inherited.record.ref
+        pause = _FIRST_PAUSE
+        while not self._closing.is_set():
+            try:
+                with self._place(ref.digest).lock:
+                    self._take_over(ref, inherited)
+                return
+            except (MountError, ArtifactError) as error:
+                log.error("a mount ends, it cannot be served on", model=str(ref), error=str(error))
+                self._give_up(inherited)
+                return
+            except ModelpackError as error:
+                log.warning(
+                    "a mount waits to be served on",
+                    model=str(ref),
+                    error=str(error),
+                    next_attempt_in=pause,
+                )
+            except Exception as error:
+                log.exception("a mount ends, it cannot be served on", error=str(error))
+                self._give_up(inherited)
+                return
+            self._closing.wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _take_over(self, ref: ModelRef, inherited: Inherited) -> None:
+        model = self._loader.load(ref)
+        directory = Path(inherited.record.directory)
+        with self._lock:
+            closed = self._closed
+            shown = directory in self._orphans and inherited.shown
+        if closed:
+            self._loader.unload(model)
+            return
+        try:
+            serving = Serving(
+                model,
+                directory,
+                self._fetcher,
+                self._options,
+                ended=self._reap,
+                keeper=self._keeper,
+                inherited=inherited,
+            )
+        except BaseException:
+            self._loader.unload(model)
+            raise
+        with self._lock:
+            self._alive[serving] = None
+            if shown:
+                self._orphans.discard(directory)
+        if shown:
+            self._place(ref.digest).serving = serving
+        for blob in model.blobs.values():
+            if blob.state is BlobState.VERIFIED:
+                serving.verified(blob)  # meanwhile, perhaps
+        log.info("served on", model=str(ref), directory=str(directory), shown=shown)
+
+    def _give_up(self, inherited: Inherited) -> None:
+        assert self._keeper is not None
+        self._take_away(Path(inherited.record.directory))
+        self._keeper.drop(inherited.id)
+        for fd in (inherited.fd, inherited.ledger_fd):
+            os.close(fd)
 
     def _detach(self, serving: Serving) -> None:
         try:
@@ -194,17 +340,3 @@ class Mounts:
         serving.stop()
         self._loader.unload(serving.model)
         log.info("unmounted", model=str(serving.model.ref))
-
-
-def _detach_leftovers(root: Path) -> None:
-    """Mounts of an earlier life, whose server is gone: they would answer ENOTCONN for ever."""
-    for left in reversed(fuse_mounts(FILESYSTEM)):
-        if left.mount_point.parent == root:
-            try:
-                unmount(left.mount_point, lazy=True)
-                left.mount_point.rmdir()
-            except OSError as error:
-                raise MountError(
-                    f"cannot remove the mount an earlier daemon left: {error}"
-                ) from None
-            log.info("removed a mount of an earlier life", directory=str(left.mount_point))

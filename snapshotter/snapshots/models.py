@@ -21,8 +21,12 @@ class Models(Protocol):
     def is_looked_at(self, key: str) -> bool:
         """Whether a client wants to see an image in the snapshot ``key`` without parent."""
 
-    def mount(self, ref: ModelRef) -> Path:
-        """A directory that shows the model's files; idempotent, may take as long as a fetch."""
+    def mount(self, ref: ModelRef, *, lower: bool = False) -> Path:
+        """A directory that shows the model's files; idempotent, may take as long as a fetch.
+
+        ``lower``: it is to be the lower of an overlayfs, which bears no file that changes its
+        identity, not even to be read faster.
+        """
 
     def release(self, ref: ModelRef) -> None:
         """No snapshot stands for a model of this digest any more. Quick."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from proto.containerd.services.snapshots.v1 import snapshots_pb2 as api
 from proto.containerd.services.snapshots.v1 import snapshots_pb2_grpc as grpc_api
 from proto.containerd.types.mount_pb2 import Mount as MountMessage
+from snapshotter.artifact.marker import ModelRef
 from snapshotter.errors import ModelpackError
 from snapshotter.snapshots.errors import (
     AlreadyExists,
@@ -126,6 +127,10 @@ class Server:
     def __init__(self, server: grpc.Server, snapshotter: Snapshotter) -> None:
         self._server = server
         self._snapshotter = snapshotter
+
+    def settle(self, mounted: Iterable[ModelRef]) -> None:
+        """See :meth:`Snapshotter.settle`."""
+        self._snapshotter.settle(mounted)
 
     def stop(self, grace: float = 5.0) -> None:
         """No new calls; those under way have ``grace`` seconds. The socket disappears."""

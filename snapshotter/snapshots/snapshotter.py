@@ -9,7 +9,7 @@ containerd waits.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -124,6 +124,12 @@ class Snapshotter:
         self._metadata.write(self._sweep)
         self._layers.wait()
 
+    def settle(self, mounted: Iterable[ModelRef]) -> None:
+        """Release those of ``mounted`` that no snapshot stands for: an earlier life was ended
+        before it could."""
+        for model in mounted:
+            self._release(model)
+
     def close(self) -> None:
         self._layers.close()
         self._metadata.close()
@@ -222,7 +228,7 @@ class Snapshotter:
     def _lower(self, ancestor: Snapshot) -> str | Path:
         if ancestor.model is None:
             return self._layers.files(ancestor.id)
-        return self._layers.link_model(ancestor.id, self._mounted(ancestor.model))
+        return self._layers.link_model(ancestor.id, self._mounted(ancestor.model, lower=True))
 
     def _idmap(self, snapshot: Snapshot, ancestors: Sequence[Snapshot]) -> tuple[str, ...]:
         """Mount options that map IDs, unless containerd chowned the parent into the namespace.
@@ -235,7 +241,7 @@ class Snapshotter:
             return ()
         return overlay.idmap_options(snapshot.labels)
 
-    def _mounted(self, model: ModelRef) -> Path:
+    def _mounted(self, model: ModelRef, *, lower: bool = False) -> Path:
         # The snapshot is recorded, so no release begins from here on; one that began before
         # must be over, or it would take away what is mounted now.
         with self._releasing:
@@ -243,7 +249,7 @@ class Snapshotter:
         if not self._mounting.acquire(blocking=False):
             raise Busy(f"{model}: {MOUNTS_AT_ONCE} models are being mounted already; try again")
         try:
-            return self._models.mount(model)
+            return self._models.mount(model, lower=lower)
         finally:
             self._mounting.release()
 

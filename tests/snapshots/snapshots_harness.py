@@ -40,6 +40,8 @@ class PlainModels:
         (self.directory / "config.json").write_text("{}")
         self.known: dict[str, ModelRef] = {}
         self.mounted: list[ModelRef] = []
+        self.lowers: list[ModelRef] = []
+        """Those of :attr:`mounted` that are to be the lower of an overlayfs."""
         self.released: list[ModelRef] = []
         self.error: ModelpackError | None = None
         self.gate = threading.Event()
@@ -51,11 +53,13 @@ class PlainModels:
     def is_looked_at(self, key: str) -> bool:
         return True
 
-    def mount(self, ref: ModelRef) -> Path:
+    def mount(self, ref: ModelRef, *, lower: bool = False) -> Path:
         self.gate.wait(30)
         if self.error is not None:
             raise self.error
         self.mounted.append(ref)
+        if lower:
+            self.lowers.append(ref)
         return self.directory
 
     def release(self, ref: ModelRef) -> None:

@@ -50,7 +50,7 @@ def test_a_view_of_a_marker_shows_the_model(model: str, client: Client, place: P
         assert names(directory) == ["config.json"]
         with pytest.raises(OSError, match="Read-only"):
             (directory / "x").write_text("")
-    assert place.models.mounted == [MODEL]
+    assert (place.models.mounted, place.models.lowers) == ([MODEL], [])
 
 
 def test_a_container_on_a_model_writes_beside_its_files(
@@ -61,6 +61,7 @@ def test_a_container_on_a_model_writes_beside_its_files(
         (directory / "log").write_text("x")
         (directory / "config.json").unlink()
     assert names(place.models.directory) == ["config.json"]
+    assert place.models.lowers == [MODEL]
     client.commit("c", "a")
     with mounted(client.view("v", "c"), place.work / "v") as directory:
         assert names(directory) == ["log"]
