@@ -178,7 +178,7 @@ def _content(digest: str, media_type: str, data: bytes) -> Answer:
 
 def _pinned(reference: Reference) -> Answer:
     return _refusal(
-        "ModelPack artifact cannot be pulled by digest here; "
+        "ModelPack artifact cannot be pulled by digest here; with --docker for Docker, "
         f"run: modelpack pull {reference.familiar}"
     )
 
