@@ -19,6 +19,7 @@ from integration.harness.registry import Registry
 from integration.harness.rootfs import ROOTFS_IMAGE, write_rootfs
 from integration.harness.snapshotter import Snapshotter
 from integration.models import PushedModel, push_model, read_sums, sums_command
+from integration.test_doctor import examine
 
 SUMS = sums_command("/models")
 
@@ -275,3 +276,46 @@ def test_without_this_snapshotter_a_stub_explains_itself(
         shown = run(docker, model.tag, "find /models -type f -exec cat {} +")
     assert model.digest.rpartition("@")[2] in shown
     assert "The snapshotter 'modelpack' shows the model's files here" in shown
+
+
+def test_doctor_finds_containers_whose_model_was_lost_in_a_restart_of_docker(
+    docker: Docker, snapshotter: Snapshotter, model: PushedModel
+) -> None:
+    def lost() -> list[dict[str, Any]]:
+        _, findings = examine(snapshotter)
+        return [f for f in findings if f["part"] == "docker" and f["level"] == "error"]
+
+    docker("pull", model.tag)
+    start(docker, "reader", model.tag)
+    docker("stop", "-t", "0", "reader")
+    docker("start", "reader")
+    assert docker("exec", "reader", "ls", "/models")
+    assert lost() == []
+    docker.stop()
+    docker.start()
+    docker("start", "reader")
+    assert docker("exec", "reader", "ls", "/models") == ""  # dockerd asks nobody to mount it
+    (found,) = lost()
+    assert found["name"] == "docker-mounts"
+    assert "reader" in found["what"]
+    docker("rm", "-f", "reader")
+    assert lost() == []
+
+
+def test_a_build_takes_files_from_a_model(
+    docker: Docker, machine: Machine, model: PushedModel
+) -> None:
+    docker("pull", model.tag)
+    context = machine.directory("context")
+    (context / "Dockerfile").write_text(
+        f"FROM {ROOTFS_IMAGE}\n"
+        f"COPY --from={model.tag} /config.json /models/\n"
+        f"RUN --network=none --mount=type=bind,from={model.tag},target=/mnt "
+        "sha256sum /mnt/config.json > /sum\n"
+    )
+    docker("build", "-t", "built:1", str(context))
+    sums = docker("run", "--rm", "built:1", "sh", "-c", "sha256sum /models/config.json; cat /sum")
+    assert [line.split()[0] for line in sums.splitlines()] == [model.sums["config.json"]] * 2
+    (context / "Dockerfile").write_text(f"FROM {model.tag}\nCOPY Dockerfile /added\n")
+    docker("build", "-t", "built:2", str(context))
+    assert run(docker, "built:2", "ls /models | wc -l") == str(len(model.sums) + 1)
