@@ -69,3 +69,10 @@ def newest_containerd(
 def registry(machine: Machine) -> Iterator[Registry]:
     with Registry(machine) as registry:
         yield registry
+
+
+@pytest.fixture
+def private_registry(machine: Machine) -> Iterator[Registry]:
+    """A registry that wants :data:`harness.registry.USER` and ``PASSWORD``."""
+    with Registry(machine, name="private", private=True) as registry:
+        yield registry

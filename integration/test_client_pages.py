@@ -17,7 +17,7 @@ from integration.harness.docker import program as docker_program
 from integration.harness.etc import own_etc
 from integration.harness.machine import REPOSITORY, Machine
 from integration.harness.model import write_model
-from integration.harness.pages import commands, run_page
+from integration.harness.page_commands import commands, run_page
 from integration.harness.places import Places
 from integration.harness.registry import Registry
 from integration.harness.rootfs import ROOTFS_IMAGE

@@ -18,7 +18,7 @@ from snapshotter.cache.options import CacheOptions
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.verify_options import VerifyOptions
-from snapshotter.images.options import MirrorOptions
+from snapshotter.images.options import CriOptions, ImageOptions, MirrorOptions
 from snapshotter.mounts.options import MountOptions
 from snapshotter.registry.options import RegistryOptions
 from snapshotter.units import UnitError, decode_unit
@@ -73,7 +73,9 @@ class Config(_Section, frozen=True):
     """What need not: sockets and mount points. Must be visible in containerd's mount namespace."""
     grpc: GrpcOptions = GrpcOptions()
     api: ApiOptions = ApiOptions()
+    images: ImageOptions = ImageOptions()
     mirror: MirrorOptions = MirrorOptions()
+    cri: CriOptions = CriOptions()
     containerd: ContainerdOptions = ContainerdOptions()
     registry: RegistryOptions = RegistryOptions()
     cache: CacheOptions = CacheOptions()
@@ -89,6 +91,13 @@ class Config(_Section, frozen=True):
     @property
     def api_address(self) -> Path:
         return Path(self.api.address or Path(self.state) / "api.sock")
+
+    @property
+    def cri_address(self) -> Path | None:
+        """None when the image service proxy is off."""
+        if not self.cri.enabled:
+            return None
+        return Path(self.cri.address or Path(self.state) / "cri.sock")
 
 
 def load_config(path: Path | None = None) -> Config:

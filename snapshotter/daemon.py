@@ -19,21 +19,28 @@ from snapshotter.api import ApiServer, status_of
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.audits import Audits
 from snapshotter.cache.chunk_lists import OwnLists
+from snapshotter.cache.completeness import is_complete
 from snapshotter.cache.documents import Documents
 from snapshotter.cache.store import BlobStore
 from snapshotter.config import DEFAULT_PATH, Config, load_config
 from snapshotter.environment import check_environment, concerns, raise_file_limit
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
+from snapshotter.images.allowed import check_allowed
 from snapshotter.images.containerd import Containerd
+from snapshotter.images.cri import PrivatePlaces, PullWatcher
+from snapshotter.images.cri_proxy import serve as serve_cri
 from snapshotter.images.direct import find_image_volume
 from snapshotter.images.mirror import named_in_hosts
 from snapshotter.images.mirror import serve as serve_mirror
+from snapshotter.images.options import ImageOptions
 from snapshotter.logs import configure_logs
 from snapshotter.mounts.loader import Loader
 from snapshotter.mounts.table import Mounts
 from snapshotter.mounts.trust import Trust
 from snapshotter.registry.client import Registry
+from snapshotter.registry.keyring import NodeKeyring, PresentedKeyring, PullSecretKeyring
+from snapshotter.registry.pull_secrets import PullSecrets
 from snapshotter.snapshots.service import serve as serve_snapshots
 from snapshotter.sockets import prepare_socket
 
@@ -43,15 +50,17 @@ log = structlog.get_logger(__name__)
 class NodeModels:
     """What the snapshotter needs of models, from the rooms that have it."""
 
-    def __init__(self, containerd: Containerd, mounts: Mounts) -> None:
+    def __init__(self, containerd: Containerd, mounts: Mounts, options: ImageOptions) -> None:
         self._containerd = containerd
         self._mounts = mounts
+        self._options = options
 
     def find(self, key: str, labels: Mapping[str, str]) -> ModelRef | None:
         del labels  # a hint at best; containerd's own records decide
         return find_image_volume(key, self._containerd)
 
     def mount(self, ref: ModelRef) -> Path:
+        check_allowed(ref, self._options)
         return self._mounts.mount(ref)
 
     def release(self, ref: ModelRef) -> None:
@@ -63,14 +72,18 @@ def running(config: Config) -> Iterator[None]:
     """The whole daemon, from the ground up; on leaving everything is stopped and unmounted."""
     check_environment(config)
     raise_file_limit()
-    for address in (config.grpc_address, config.api_address):
-        prepare_socket(address)  # before anything of a daemon that runs is touched
+    for address in (config.grpc_address, config.api_address, config.cri_address):
+        if address is not None:
+            prepare_socket(address)  # before anything of a daemon that runs is touched
     # Resolved, for mounts of an earlier life are found by the path the kernel shows.
     root, state = Path(config.root), Path(config.state).resolve()
     for directory in (root, state):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
-        registry = Registry(config.registry, skip_hosts=(config.mirror.address,))
+        node = NodeKeyring(config.registry)
+        secrets = PullSecrets(state / "pull-secrets.json")
+        keyring = PullSecretKeyring(node, secrets)
+        registry = Registry(config.registry, skip_hosts=(config.mirror.address,), keyring=keyring)
         stack.callback(registry.close)
         store = BlobStore(root / "cache", config.cache)
         stack.callback(store.close)
@@ -93,9 +106,11 @@ def running(config: Config) -> Iterator[None]:
         if config.mirror.enabled:
             mirror = serve_mirror(
                 config.mirror,
-                registry,
+                registry.identified(node),
                 root / "stubs",
                 serves=named_in_hosts(config.mirror.address, config.registry.certs_d),
+                upstream_for=lambda secret: registry.identified(PresentedKeyring(secret)),
+                keep_secret=secrets.keep,
             )
             stack.callback(mirror.stop)
         audits = Audits(store, documents, trust, fetcher.condemn)
@@ -103,8 +118,16 @@ def running(config: Config) -> Iterator[None]:
         api = ApiServer(config.api_address, status, audits)
         stack.callback(api.stop)
         api.start()
+        if config.cri_address is not None:
+            places = PrivatePlaces(root / "private-models.json")
+            watcher = PullWatcher(
+                containerd, secrets, places, complete=lambda d: is_complete(d, documents, store)
+            )
+            proxy = serve_cri(config.cri_address, containerd.address, watcher)
+            stack.callback(proxy.stop)
+        models = NodeModels(containerd, mounts, config.images)
         # Last up, first down: containerd must never meet a half-built daemon.
-        snapshots = serve_snapshots(config.grpc_address, root, NodeModels(containerd, mounts))
+        snapshots = serve_snapshots(config.grpc_address, root, models)
         stack.callback(snapshots.stop)
         yield
 

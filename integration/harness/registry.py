@@ -10,9 +10,9 @@ from integration.harness.containerd import TOOLS
 from integration.harness.machine import Machine
 from integration.harness.processes import Process, accepts, free_port
 
-USER, PASSWORD = "reader", "secret"
+USER, PASSWORD = "reader", "Tr0mbone-of-tests"
 # bcrypt, which the registry insists on, of the password above.
-_HTPASSWD = "reader:$2b$05$Upwfi.Ko/c5ybR7fPqx8xu.WKcdlMOymgOpz/Gtx2t83ZxwAtQmCu\n"
+_HTPASSWD = "reader:$2b$05$l59GthN2LgpNgu7ljD.nMuIUo7wmEK14UWbVXgDkUOTk3l/TXkY6W\n"
 
 
 class Registry:

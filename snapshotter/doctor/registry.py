@@ -12,9 +12,10 @@ from snapshotter.errors import ModelpackError
 from snapshotter.images.resolve import resolve_model
 from snapshotter.registry.client import Registry
 from snapshotter.registry.control import Control
-from snapshotter.registry.credentials import find_credential, login_name
+from snapshotter.registry.credentials import login_name
 from snapshotter.registry.errors import NoRanges, RegistryError, Unauthorized
 from snapshotter.registry.hosts import Host, address_of, find_hosts, is_loopback
+from snapshotter.registry.keyring import NodeKeyring
 from snapshotter.registry.options import RegistryOptions
 from snapshotter.registry.reference import Reference
 from snapshotter.units import Seconds, format_size
@@ -80,8 +81,8 @@ def gather(asked: str, options: RegistryOptions, mirror: str) -> RegistryFacts:
         )
         facts = RegistryFacts(asked, tuple(_greet(host, options) for host in hosts))
         if hosts:
-            story = find_credential(hosts[-1].address, options.docker_config).story
-            facts = replace(facts, credentials=story)
+            found = NodeKeyring(options).find(hosts[-1], reference.repository)
+            facts = replace(facts, credentials=found[0].story)
     except ModelpackError as broken:
         return RegistryFacts(asked, failure=str(broken))
     if host_only or not any(host.status for host in facts.hosts):

@@ -133,10 +133,14 @@ def kubelet_files(config: Config) -> list[File]:
     lines = ["featureGates:", "  ImageVolume: true"]
     notes = ["Merge into kubelet's KubeletConfiguration. Kubernetes before 1.35 has image volumes"]
     notes += ["switched off; the API server needs the same feature gate."]
-    cri = getattr(config, "cri_address", None)
-    if cri is not None:
+    if (cri := config.cri_address) is not None:
         lines.append(f"imageServiceEndpoint: {json.dumps(f'unix://{cri}')}")
-        notes += ["imageServiceEndpoint lets the daemon use imagePullSecrets for lazy reads."]
+        notes += ["imageServiceEndpoint lets the daemon read models with imagePullSecrets."]
+    else:
+        notes += [
+            "Models of private registries by imagePullSecrets: set enabled = true in [cri] of"
+        ]
+        notes += [f"{DAEMON_CONFIG}, and run this again."]
     runtime_class = (
         "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\n"
         f"metadata:\n  name: {NAME}\nhandler: {NAME}\n"

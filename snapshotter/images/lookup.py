@@ -21,7 +21,7 @@ from snapshotter.artifact.manifest import Index, Manifest, choose, is_model, par
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.errors import ModelpackError
 from snapshotter.images.errors import ImageError
-from snapshotter.registry.errors import NotFound
+from snapshotter.registry.errors import NotFound, Unauthorized
 from snapshotter.registry.reference import Reference
 
 log = structlog.get_logger(__name__)
@@ -39,12 +39,13 @@ class Upstream(Protocol):
 class LookupFailed(ImageError):
     """The registry did not say whether the reference is a model, or it is one we cannot serve.
 
-    ``is_model`` is True for the latter.
+    ``is_model`` is True for the latter; ``refused`` when our credentials were not enough.
     """
 
-    def __init__(self, message: str, *, is_model: bool = False) -> None:
+    def __init__(self, message: str, *, is_model: bool = False, refused: bool = False) -> None:
         super().__init__(message)
         self.is_model = is_model
+        self.refused = refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,8 @@ class ModelLookup:
                 f"whether {reference.familiar} is a model"
             )
         if known.failure is not None:
-            raise LookupFailed(str(known.failure), is_model=known.failure.is_model)
+            failure = known.failure
+            raise LookupFailed(str(failure), is_model=failure.is_model, refused=failure.refused)
         return known.model
 
     def _ask(self, key: str, reference: Reference) -> _Call:
@@ -127,7 +129,7 @@ class ModelLookup:
         except LookupFailed as error:
             failure = error
         except ModelpackError as error:
-            failure = LookupFailed(str(error))
+            failure = LookupFailed(str(error), refused=isinstance(error, Unauthorized))
         except Exception as error:
             log.exception("lookup failed", reference=key)
             failure = LookupFailed(f"{reference.familiar}: {error!r}; see the log")

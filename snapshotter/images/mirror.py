@@ -17,9 +17,11 @@ from snapshotter.images.lookup import ModelLookup, Upstream
 from snapshotter.images.mirror_app import Mirror
 from snapshotter.images.options import MirrorOptions
 from snapshotter.images.platform import host_platform
+from snapshotter.images.presented import Presented
 from snapshotter.images.stub_store import StubStore
 from snapshotter.registry.errors import InvalidHostsFile
 from snapshotter.registry.hosts import find_hosts, same_server
+from snapshotter.registry.pull_secrets import PullSecret
 from snapshotter.wsgi import WsgiServer
 
 __all__ = ["MirrorOptions", "MirrorServer", "named_in_hosts", "serve"]
@@ -54,8 +56,13 @@ def serve(
     *,
     serves: Callable[[str], bool],
     platform: Platform | None = None,
+    upstream_for: Callable[[PullSecret], Upstream] | None = None,
+    keep_secret: Callable[[str, str, PullSecret], None] = lambda *_: None,
 ) -> MirrorServer:
     """Listen and answer until ``stop()``; stubs are kept below ``root``.
+
+    With ``upstream_for``, registries as asked by somebody, clients are asked for credentials
+    where those of ``upstream`` are refused; ``keep_secret`` is told which found a model.
 
     ``serves`` says which registries are answered for when the options name none,
     see :func:`named_in_hosts`. Raises :class:`ImageError` naming the configuration
@@ -63,7 +70,8 @@ def serve(
     """
     platform = platform or host_platform()
     lookup = ModelLookup(upstream, platform, timeout=options.upstream_timeout, keep=options.keep)
-    mirror = Mirror(options, lookup, StubStore(root), platform, serves)
+    presented = Presented(options, platform, upstream_for, keep_secret) if upstream_for else None
+    mirror = Mirror(options, lookup, StubStore(root), platform, serves, presented)
     server = MirrorServer(mirror, _listen(options))
     server.start()
     return server

@@ -7,10 +7,14 @@ on to the real registry. Nothing is relayed from there, neither blobs nor manife
 Status 300 is how a pull is ended with a reason: containerd 1.6 to 2.3 and dockerd
 go on to the next host after 4xx and 5xx, and would then download the whole model
 and unpack nothing, while for 3xx without Location they stop and show the status line.
+
+Status 401 is how a client is asked for its credentials, where a registry wants others than the
+node's: see presented.py.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -21,10 +25,13 @@ from urllib.parse import parse_qs
 import structlog
 
 from snapshotter.artifact.descriptor import Platform
+from snapshotter.artifact.marker import ModelRef
 from snapshotter.errors import ModelpackError
 from snapshotter.images.errors import ImageError
 from snapshotter.images.lookup import LookupFailed, ModelLookup
 from snapshotter.images.options import MirrorOptions
+from snapshotter.images.presented import LIFETIME, Presented, Session
+from snapshotter.images.presented import PATH as TOKEN_PATH
 from snapshotter.images.stub import stub_image
 from snapshotter.images.stub_store import StubStore
 from snapshotter.registry.reference import Reference
@@ -45,6 +52,7 @@ class Answer:
 
 _ROUTE = re.compile(r"/v2/(?P<repository>.+)/(?P<kind>manifests|blobs)/(?P<target>[^/]+)")
 _REASON_LIMIT = 512
+_FORM_LIMIT = 16 << 10
 
 
 class Mirror:
@@ -57,8 +65,13 @@ class Mirror:
         stubs: StubStore,
         platform: Platform,
         serves: Callable[[str], bool],
+        presented: Presented | None = None,
     ) -> None:
-        """``serves`` says which registries are answered for when the options name none."""
+        """``serves`` says which registries are answered for when the options name none.
+
+        Without ``presented`` nobody is asked for credentials.
+        """
+        self._presented = presented
         self._options = options
         self._lookup = lookup
         self._stubs = stubs
@@ -68,7 +81,7 @@ class Mirror:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         try:
-            answer = self.answer(method, path, environ.get("QUERY_STRING", ""))
+            answer = self._answer(environ)
         except Exception:
             log.exception("mirror request failed", method=method, path=path)
             answer = _error(
@@ -79,8 +92,39 @@ class Mirror:
         start_response(answer.status, [*answer.headers, length])
         return [] if method == "HEAD" else [answer.body]
 
-    def answer(self, method: str, path: str, query: str) -> Answer:
-        """What a request gets; the distribution specification's pull endpoints."""
+    def _answer(self, environ: WSGIEnvironment) -> Answer:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        authorization = environ.get("HTTP_AUTHORIZATION", "")
+        # Over a network nobody is to send us secrets in the clear.
+        local = ipaddress.ip_address(environ.get("REMOTE_ADDR", "127.0.0.1")).is_loopback
+        if path == TOKEN_PATH and self._presented is not None and local:
+            return self._token(environ, authorization)
+        realm = f"http://{environ.get('HTTP_HOST', '')}{TOKEN_PATH}"
+        asks = self._presented is not None and local
+        return self.answer(
+            method,
+            path,
+            environ.get("QUERY_STRING", ""),
+            authorization=authorization,
+            realm=realm if asks else "",
+        )
+
+    def _token(self, environ: WSGIEnvironment, authorization: str) -> Answer:
+        assert self._presented is not None
+        form = b""
+        if environ["REQUEST_METHOD"] == "POST":
+            form = environ["wsgi.input"].read(_FORM_LIMIT)
+        token = self._presented.token(authorization, form)
+        body = json.dumps({"token": token, "access_token": token, "expires_in": int(LIFETIME)})
+        return Answer("200 OK", (("Content-Type", "application/json"),), body.encode())
+
+    def answer(
+        self, method: str, path: str, query: str, *, authorization: str = "", realm: str = ""
+    ) -> Answer:
+        """What a request gets; the distribution specification's pull endpoints.
+
+        ``realm``: where a client is sent for a token; empty: none is asked for one.
+        """
         if method not in ("GET", "HEAD"):
             return _error(
                 "405 Method Not Allowed", "UNSUPPORTED", "this endpoint is for pulls only"
@@ -97,7 +141,7 @@ class Mirror:
             return _NOT_FOUND
         if route["kind"] == "blobs":
             return self._kept(reference, is_manifest=False) or _NOT_FOUND
-        return self._manifest(reference)
+        return self._manifest(reference, authorization, realm)
 
     def _answers_for(self, registry: str) -> bool:
         if self._options.registries:
@@ -113,7 +157,7 @@ class Mirror:
             )
         return known
 
-    def _manifest(self, reference: Reference) -> Answer:
+    def _manifest(self, reference: Reference, authorization: str, realm: str) -> Answer:
         pinned = reference.digest is not None
         kept = self._kept(reference, is_manifest=True) if pinned else None
         if kept is not None:
@@ -123,7 +167,7 @@ class Mirror:
         try:
             if reference.digest is not None and self._stubs.is_model(reference.digest):
                 return _pinned(reference)
-            model = self._lookup.find(reference)
+            model = self._find(reference, authorization)
             if model is None:
                 return _NOT_FOUND
             if pinned:
@@ -131,11 +175,29 @@ class Mirror:
             stub = stub_image(model, self._platform)
             self._stubs.add(model, stub)
         except LookupFailed as error:
+            if error.refused and realm and self._session(authorization) is None:
+                return _challenge(reference, realm)
             return self._failed(reference, error)
         except ImageError as error:
             log.error("model not served", reference=str(reference), error=str(error))
             return _refusal(str(error))
         return _content(stub.manifest.digest, stub.manifest.media_type, stub.manifest_bytes)
+
+    def _session(self, authorization: str) -> Session | None:
+        return self._presented.session(authorization) if self._presented is not None else None
+
+    def _find(self, reference: Reference, authorization: str) -> ModelRef | None:
+        """With the node's credentials, else with those of the client and nobody else's."""
+        try:
+            return self._lookup.find(reference)
+        except LookupFailed as error:
+            session = self._session(authorization)
+            if not error.refused or session is None or session.lookup is None:
+                raise
+        model = session.lookup.find(reference)
+        if model is not None and session.secret is not None and self._presented is not None:
+            self._presented.keep(reference.registry, reference.repository, session.secret)
+        return model
 
     def _failed(self, reference: Reference, error: LookupFailed) -> Answer:
         known = error.is_model or self._stubs.holds_models(reference.registry, reference.repository)
@@ -146,9 +208,12 @@ class Mirror:
             pull="refused" if known else "passed on",
         )
         # A client that goes on with a model downloads it whole and mounts nothing.
-        return (
-            _refusal(f"ModelPack artifact cannot be pulled now: {error}") if known else _NOT_FOUND
-        )
+        if known:
+            return _refusal(f"ModelPack artifact cannot be pulled now: {error}")
+        if error.refused:
+            # The client goes on, and shows this when the registry refuses it too.
+            return _error(f"403 {_reason(str(error))}", "DENIED", str(error))
+        return _NOT_FOUND
 
     def _kept(self, reference: Reference, *, is_manifest: bool) -> Answer | None:
         found = self._stubs.find(reference.digest) if reference.digest is not None else None
@@ -176,6 +241,14 @@ def _content(digest: str, media_type: str, data: bytes) -> Answer:
     return Answer("200 OK", headers, data)
 
 
+def _challenge(reference: Reference, realm: str) -> Answer:
+    """RFC 9110 section 11.6.1; the scope as distribution's ``token.md`` writes it."""
+    asked = f'Bearer realm="{realm}",service="modelpack"'
+    asked += f',scope="repository:{reference.repository}:pull"'
+    refusal = _error("401 Unauthorized", "UNAUTHORIZED", "the registry wants credentials")
+    return Answer(refusal.status, (*refusal.headers, ("WWW-Authenticate", asked)), refusal.body)
+
+
 def _pinned(reference: Reference) -> Answer:
     return _refusal(
         "ModelPack artifact cannot be pulled by digest here; with --docker for Docker, "
@@ -184,9 +257,12 @@ def _pinned(reference: Reference) -> Answer:
 
 
 def _refusal(message: str) -> Answer:
-    # RFC 9112 section 4 takes any visible ASCII as reason phrase.
-    reason = re.sub(r"[^ -~]+", "?", " ".join(message.split()))[:_REASON_LIMIT]
-    return _error(f"300 {reason}", "UNSUPPORTED", message)
+    return _error(f"300 {_reason(message)}", "UNSUPPORTED", message)
+
+
+def _reason(message: str) -> str:
+    """RFC 9112 section 4 takes any visible ASCII as reason phrase."""
+    return re.sub(r"[^ -~]+", "?", " ".join(message.split()))[:_REASON_LIMIT]
 
 
 def _error(status: str, code: str, message: str) -> Answer:

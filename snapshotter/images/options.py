@@ -1,4 +1,4 @@
-"""What an administrator sets of the mirror endpoint."""
+"""What an administrator sets of images: the mirror endpoint, kubelet's image service."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from snapshotter.registry.patterns import is_pattern
 from snapshotter.units import Seconds
 
 
@@ -29,3 +30,32 @@ class MirrorOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The longest a registry may take to say whether a reference is a model."""
     keep: Seconds = Seconds(5)
     """How long the answer for a tag is remembered."""
+
+
+class ImageOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[images]``: which models are mounted."""
+
+    registries: tuple[str, ...] = ()
+    """Where models may come from: ``registry.example.com``, ``*.example.com``,
+    ``registry.example.com:5000/team``; empty: from anywhere. Any image may hold a layer that
+    stands for a model, which is then read with this node's credentials."""
+
+    def __post_init__(self) -> None:
+        for pattern in self.registries:
+            if not is_pattern(pattern):
+                raise ValueError(
+                    f"registries: {pattern!r} is no registry such as *.example.com:5000/team"
+                )
+
+
+class CriOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[cri]``: the image service for kubelet's ``imageServiceEndpoint``.
+
+    It forwards everything to containerd, and keeps the pull secrets of models in memory, so that
+    their bytes can be read with them later.
+    """
+
+    enabled: bool = False
+    """Whether it is served."""
+    address: str = ""
+    """Path of the unix socket; empty: ``<state>/cri.sock``."""

@@ -37,7 +37,7 @@ def resolve_model(reference: Reference, registry: Registry) -> tuple[ModelRef, M
     Raises :class:`ArtifactError` when it is no model or not for this platform, and
     :class:`RegistryError`.
     """
-    descriptor, raw = registry.manifest(reference)
+    descriptor, raw = registry.manifest(reference, blobs_follow=True)
     manifest = model_manifest(
         raw,
         descriptor.digest,

@@ -72,6 +72,11 @@ class Loader:
         loaded = self._fetcher.add_model(self._origins(ref, described.blobs, blobs), chunks)
         return Model(ref, manifest, described, blobs, loaded)
 
+    def also_at(self, model: Model, ref: ModelRef) -> None:
+        """``model`` was asked for by ``ref``, another place of the same manifest."""
+        digests = [layer.digest for layer in model.manifest.layers]
+        self._registry.also_at(ref.registry, ref.repository, digests)
+
     def unload(self, model: Model) -> None:
         self._fetcher.remove_model(model.loaded)
 
@@ -79,7 +84,7 @@ class Loader:
         raw = self._documents.get(ref.digest)
         if raw is None:
             reference = Reference(ref.registry, ref.repository, None, ref.digest)
-            _, raw = self._registry.manifest(reference)
+            _, raw = self._registry.manifest(reference, blobs_follow=True)
             try:
                 self._documents.put(ref.digest, raw)
             except DocumentError as error:

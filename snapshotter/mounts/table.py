@@ -39,12 +39,16 @@ class _Place:
         self.unwanted = False
         """Released while the lock was held: whoever holds it takes the mount away."""
         self.attempts = 0
-        self.failure: ModelpackError | None = None
+        self.failure: tuple[ModelRef, ModelpackError] | None = None
         """How the last attempt to mount ended, for those who waited for it."""
 
 
 class Mounts:
-    """Mount points below ``root``, one a manifest digest. Thread-safe."""
+    """Mount points below ``root``, one a manifest digest. Thread-safe.
+
+    A model that is asked for in several registries is mounted once, and read from whichever
+    of them gives its bytes.
+    """
 
     def __init__(self, root: Path, loader: Loader, fetcher: Fetcher, options: MountOptions) -> None:
         self._root = root.resolve()
@@ -75,8 +79,12 @@ class Mounts:
             with place.lock:
                 if place.serving is None or not place.serving.shows():
                     if place.failure is not None and place.attempts > attempts:
-                        raise place.failure.with_traceback(None)
+                        asked, failure = place.failure
+                        if asked == ref:
+                            raise failure.with_traceback(None)
                     place.serving = self._attempt(place, ref)
+                elif place.serving.model.ref != ref:
+                    self._loader.also_at(place.serving.model, ref)
                 return place.serving.directory
         finally:
             self._settle(place)
@@ -126,7 +134,7 @@ class Mounts:
         try:
             return self._serve(ref)
         except ModelpackError as error:
-            place.failure = error
+            place.failure = ref, error
             raise
         finally:
             place.attempts += 1

@@ -15,10 +15,11 @@ from urllib.parse import urlencode, urlsplit
 
 from snapshotter.registry.challenges import Challenge, parse_challenges
 from snapshotter.registry.control import Answer, Control
-from snapshotter.registry.credentials import Credential, Lookup, find_credential
+from snapshotter.registry.credentials import Credential, Lookup
 from snapshotter.registry.errors import BadAnswer, Unauthorized
 from snapshotter.registry.failures import status_error
 from snapshotter.registry.hosts import Host, address_of, is_http_url
+from snapshotter.registry.keyring import Keyring
 from snapshotter.registry.secrets import remember
 
 _CLIENT_ID = "modelpack-snapshotter"
@@ -49,14 +50,20 @@ class _Grant:
     expires: float | None = None
     challenge: Challenge | None = None
     story: str = ""
+    credential: Credential | None = None
+    """Whose the header is."""
+
+
+Tried = set[Credential | None]
+"""Credentials that were used for one request so far."""
 
 
 class Authorizer:
     """Knows the ``Authorization`` header for each access; thread-safe."""
 
-    def __init__(self, control: Control, docker_config: str = "") -> None:
+    def __init__(self, control: Control, keyring: Keyring) -> None:
         self._control = control
-        self._docker_config = docker_config
+        self._keyring = keyring
         self._lock = threading.Lock()
         self._grants: dict[tuple[str, str, bool], _Grant] = {}
 
@@ -67,26 +74,37 @@ class Authorizer:
             if grant.expires is not None and time.monotonic() >= grant.expires:
                 grant.header = None
                 assert grant.challenge is not None
-                self._renew(grant, access, grant.challenge)
+                self._renew(grant, access, grant.challenge, set())
             return grant.header
 
-    def renew(self, access: Access, values: Sequence[str], rejected: str | None) -> None:
-        """After a 401 with these ``WWW-Authenticate`` values for the header ``rejected``.
+    def renew(
+        self, access: Access, values: Sequence[str], rejected: str | None, tried: Tried
+    ) -> bool:
+        """After a refusal with these ``WWW-Authenticate`` values for the header ``rejected``.
 
-        Raises :class:`Unauthorized` when there is nothing better to send.
+        True when there is something else to send; it is noted in ``tried``. False when all that
+        we have was tried. Raises :class:`Unauthorized` when there never was anything to send.
         """
         grant = self._grant(access)
         with grant.lock:
             if grant.header is not None and grant.header != rejected:
-                return  # another thread has renewed it meanwhile
+                return True  # another thread has renewed it meanwhile
             challenges = parse_challenges(values)
-            challenge = _choose(challenges)
+            challenge = _choose(challenges) or (grant.challenge if not challenges else None)
             if challenge is None:
                 schemes = ", ".join(c.scheme for c in challenges) or "nothing"
                 raise _refused(access, f"it offers {schemes} to log in, we know Bearer and Basic")
-            self._renew(grant, access, challenge)
-            if grant.header == rejected:
+            first = not tried
+            while self._renew(grant, access, challenge, tried):
+                if grant.header != rejected:
+                    return True
+            if first:
                 raise _refused(access, grant.story)
+            return False
+
+    def asks(self, access: Access) -> bool:
+        """Whether the host has asked who we are, so that a 403 may be about that."""
+        return self._grant(access).challenge is not None
 
     def story(self, access: Access) -> str:
         """Which credentials were used, for messages."""
@@ -102,24 +120,42 @@ class Authorizer:
                 grant = self._grants[key] = _Grant()
             return grant
 
-    def _renew(self, grant: _Grant, access: Access, challenge: Challenge) -> None:
-        found = self._find(access)
+    def _renew(self, grant: _Grant, access: Access, challenge: Challenge, tried: Tried) -> bool:
+        """A header by the next credential that is not in ``tried``; False when there is none.
+
+        What was accepted last comes first. Raises what the last token server said when none
+        gives a token.
+        """
+        found = self._keyring.find(access.host, access.repository)
+        candidates = sorted(found, key=lambda lookup: lookup.credential != grant.credential)
+        refusal: Unauthorized | None = None
+        for lookup in candidates:
+            if lookup.credential in tried:
+                continue
+            tried.add(lookup.credential)
+            try:
+                self._apply(grant, access, challenge, lookup)
+                return True
+            except Unauthorized as error:
+                refusal = refusal or error
+        if refusal is not None:
+            raise refusal
+        return False
+
+    def _apply(self, grant: _Grant, access: Access, challenge: Challenge, found: Lookup) -> None:
         if (known := found.credential) is not None:
             remember(known.password, known.identity_token, known.basic.partition(" ")[2])
-        grant.challenge, grant.story = challenge, found.story
+        grant.challenge, grant.story, grant.credential = challenge, found.story, known
         if challenge.scheme == "basic":
-            if found.credential is None:
+            if known is None:
                 raise _refused(access, found.story)
-            grant.header, grant.expires = found.credential.basic, None
+            grant.header, grant.expires = known.basic, None
             return
         token, lifetime = self._token(access, challenge, found)
         remember(token)
         grant.header = f"Bearer {token}"
         # A token that ends while a request is on its way costs a second request.
         grant.expires = time.monotonic() + 0.9 * lifetime
-
-    def _find(self, access: Access) -> Lookup:
-        return find_credential(access.host.address, self._docker_config)
 
     def _token(self, access: Access, challenge: Challenge, found: Lookup) -> tuple[str, float]:
         realm = challenge.parameters.get("realm", "")

@@ -5,10 +5,11 @@ OCI distribution-spec v1.1, sections "Pull" and "Push".
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,8 +25,10 @@ from snapshotter.registry.errors import BadAnswer, Busy
 from snapshotter.registry.exchange import Hop, exchange
 from snapshotter.registry.failures import is_registry_error, status_error
 from snapshotter.registry.hosts import Capability, Host
+from snapshotter.registry.keyring import Keyring, NodeKeyring
 from snapshotter.registry.limits import Limits
 from snapshotter.registry.options import RegistryOptions
+from snapshotter.registry.places import Place, PlacedBlob, Places
 from snapshotter.registry.reference import Reference
 from snapshotter.registry.referrers import Page
 from snapshotter.registry.upload import Uploader
@@ -50,15 +53,33 @@ class Registry:
     """
 
     def __init__(
-        self, options: RegistryOptions | None = None, *, skip_hosts: Collection[str] = ()
+        self,
+        options: RegistryOptions | None = None,
+        *,
+        skip_hosts: Collection[str] = (),
+        keyring: Keyring | None = None,
     ) -> None:
+        """``keyring``: who we are; otherwise what the options give this node."""
         self._options = options or RegistryOptions()
         self._control = Control(self._options)
         self._pool = Pool(self._options)
-        self._authorizer = Authorizer(self._control, self._options.docker_config)
         self._upstreams = Upstreams(self._options, skip=skip_hosts)
         self._limits = Limits(self._options.limits)
+        self._places = Places()
+        self._identify(keyring or NodeKeyring(self._options))
+
+    def _identify(self, keyring: Keyring) -> None:
+        self._authorizer = Authorizer(self._control, keyring)
         self._uploader = Uploader(self._options, self._control, self._authorizer, self._upstreams)
+
+    def identified(self, keyring: Keyring) -> Registry:
+        """The same registries, asked as somebody else: no token is shared, only connections.
+
+        Not to be closed: that ends both.
+        """
+        other = copy.copy(self)
+        other._identify(keyring)
+        return other
 
     def close(self) -> None:
         """Breaks off what is being read."""
@@ -69,9 +90,13 @@ class Registry:
         """Media type, digest and size of the manifest or index that ``ref`` names now."""
         return self._ask_hosts(ref, partial(self._resolve, ref))
 
-    def manifest(self, ref: Reference) -> tuple[Descriptor, bytes]:
-        """The manifest or index and its bytes, which have the descriptor's digest."""
-        return self._ask_hosts(ref, partial(self._manifest, ref))
+    def manifest(self, ref: Reference, *, blobs_follow: bool = False) -> tuple[Descriptor, bytes]:
+        """The manifest or index and its bytes, which have the descriptor's digest.
+
+        With ``blobs_follow`` a connection for ranges is made meanwhile, which spares the
+        first of them the round trips of TCP's and TLS's handshakes.
+        """
+        return self._ask_hosts(ref, partial(self._manifest, ref, blobs_follow=blobs_follow))
 
     def blob(self, ref: Reference, descriptor: Descriptor, *, limit: int) -> bytes:
         """A whole small blob, verified. More than ``limit`` bytes are refused unread."""
@@ -91,16 +116,23 @@ class Registry:
 
     def origin(self, registry: str, repository: str, descriptor: Descriptor) -> BlobOrigin:
         """Where to read ranges of a blob; asks nobody yet."""
-        return RegistryBlob(
-            registry,
-            repository,
-            descriptor.digest,
-            descriptor.size,
-            upstreams=self._upstreams,
-            authorizer=self._authorizer,
-            pool=self._pool,
-            limits=self._limits,
-        )
+
+        def at(place: Place) -> BlobOrigin:
+            return RegistryBlob(
+                *place,
+                descriptor.digest,
+                descriptor.size,
+                upstreams=self._upstreams,
+                authorizer=self._authorizer,
+                pool=self._pool,
+                limits=self._limits,
+            )
+
+        return PlacedBlob((registry, repository), descriptor.digest, self._places, at)
+
+    def also_at(self, registry: str, repository: str, digests: Iterable[Digest]) -> None:
+        """These blobs are in ``repository`` too: origins go there when theirs refuses."""
+        self._places.add((registry, repository), digests)
 
     def referrers_page(self, ref: Reference, query: str) -> Page | None:
         """One page of the referrers API for ``ref.digest``; None where there is no such API.
@@ -150,7 +182,11 @@ class Registry:
         # Some registries answer HEAD badly, and none of them says why: GET does.
         return self._manifest(ref, host)[0]
 
-    def _manifest(self, ref: Reference, host: Host) -> tuple[Descriptor, bytes]:
+    def _manifest(
+        self, ref: Reference, host: Host, *, blobs_follow: bool = False
+    ) -> tuple[Descriptor, bytes]:
+        if blobs_follow:
+            self._pool.prepare(host.url, tls=host.tls, identify=True)
         answer = self._ask(ref, host, "GET")
         _check_status(answer, ref, self._authorizer.story(Access(host, ref.repository)))
         media_type = _content_type(answer)

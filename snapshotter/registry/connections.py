@@ -61,7 +61,35 @@ class Pool:
         self._lock = threading.Lock()
         self._idle: dict[_Route, deque[_Idle]] = {}
         self._active: set[PooledResponse] = set()
+        self._preparing: set[_Route] = set()
         self._closed = False
+
+    def prepare(self, url: str, *, tls: Tls, identify: bool) -> None:
+        """Begin to connect to where ``url`` is, so that a request soon to come need not wait.
+
+        Returns at once. Does nothing where a connection is kept already; one that cannot
+        be made is left to the request to report.
+        """
+        try:
+            route = _route(url, tls, identify)
+        except ValueError:
+            return
+        with self._lock:
+            if self._closed or route in self._preparing or self._idle.get(route):
+                return
+            self._preparing.add(route)
+        threading.Thread(
+            target=self._prepare, args=(route,), name="modelpack-connect", daemon=True
+        ).start()
+
+    def _prepare(self, route: _Route) -> None:
+        try:
+            self._put_back(route, self._connect(route))
+        except (OSError, RegistryError, *UNUSABLE_URL):
+            pass  # whoever asks next meets the same, and says so
+        finally:
+            with self._lock:
+                self._preparing.discard(route)
 
     def get(
         self, url: str, headers: Mapping[str, str], *, asked: str, tls: Tls, identify: bool
@@ -177,13 +205,16 @@ class Pool:
         return connection
 
     def _keep(self, response: PooledResponse) -> None:
-        """Back into the pool; the oldest makes room."""
-        surplus: http.client.HTTPConnection | None = response.connection
+        self._forget(response)
+        self._put_back(response.route, response.connection)
+
+    def _put_back(self, route: _Route, connection: http.client.HTTPConnection) -> None:
+        """Into the pool; the oldest makes room."""
+        surplus: http.client.HTTPConnection | None = connection
         with self._lock:
-            self._active.discard(response)
-            if not self._closed and response.connection.sock is not None:
-                entries = self._idle.setdefault(response.route, deque())
-                entries.append(_Idle(response.connection, time.monotonic()))
+            if not self._closed and connection.sock is not None:
+                entries = self._idle.setdefault(route, deque())
+                entries.append(_Idle(connection, time.monotonic()))
                 full = len(entries) > self._options.idle_connections
                 surplus = entries.popleft().connection if full else None
         if surplus is not None:

@@ -111,7 +111,7 @@ def _stored(auths: Mapping[str, Any], address: str) -> Credential | None:
     # An exact key rules over the older spellings with scheme and path.
     keys = [*wanted, *(key for key in auths if _host_of(key) in wanted)]
     for key in keys:
-        credential = _decode(auths.get(key))
+        credential = decode_entry(auths.get(key))
         if credential is not None:
             return credential
     return None
@@ -121,7 +121,8 @@ def _host_of(key: str) -> str:
     return key.removeprefix("https://").removeprefix("http://").partition("/")[0]
 
 
-def _decode(entry: Any) -> Credential | None:
+def decode_entry(entry: Any) -> Credential | None:
+    """The credential of an entry of ``auths``; None when it holds none."""
     if not isinstance(entry, dict):
         return None
     username, password = entry.get("username"), entry.get("password")

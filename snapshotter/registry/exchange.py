@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-from snapshotter.registry.auth import Access, Authorizer
-from snapshotter.registry.errors import BadAnswer
+from snapshotter.registry.auth import Access, Authorizer, Tried
+from snapshotter.registry.errors import BadAnswer, Unauthorized
 from snapshotter.registry.hosts import address_of, is_http_url
 from snapshotter.registry.secrets import remember_location
 
 FOR_READING = frozenset({301, 302, 303, 307, 308})
 FOR_WRITING = frozenset({307, 308})
 _HOPS = 6
+_CREDENTIALS = 5
+"""That are tried for one request."""
+_REQUESTS = 2 * _HOPS + _CREDENTIALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,31 +52,49 @@ def exchange(
     *,
     redirects: frozenset[int] = FOR_READING,
 ) -> tuple[R, Hop]:
-    """Send, renewing the token once after a 401 and following redirects.
+    """Send, renewing the token after a refusal, with each of our credentials, and following
+    redirects.
 
     The ``Authorization`` header goes to ``access.host``'s scheme, host and port
     and nowhere else: object storage is authorised by the redirect's own query,
     refuses requests with two authorisations, and must not learn the token.
     """
-    renewed = False
-    for _ in range(_HOPS):
+    tried: Tried = set()
+    hops = 0
+    for _ in range(_REQUESTS):
         hop = _hop(access, authorizer, url)
         response = send(hop)
-        if response.status == 401 and hop.own and not renewed:
+        if hop.own and len(tried) < _CREDENTIALS and _asks(response, access, authorizer):
             challenges = response.header_values("www-authenticate")
+            rejected = hop.headers.get("Authorization")
+            try:
+                better = authorizer.renew(access, challenges, rejected, tried)
+            except Unauthorized:
+                if response.status == 401:
+                    response.discard()
+                    raise
+                better = False  # what the registry says of it tells more
+            if not better:
+                return response, hop
             response.discard()
-            authorizer.renew(access, challenges, hop.headers.get("Authorization"))
-            renewed = True
             continue
         location = response.header("location")
         if response.status in redirects and location:
             response.discard()
+            hops += 1
+            if hops >= _HOPS:
+                break
             url = redirect_target(url, location)
             remember_location(url)
             continue
         return response, hop
     host = access.host.address
     raise BadAnswer(f"{host} redirects in circles for {access.repository}", host=host)
+
+
+def _asks(response: Response, access: Access, authorizer: Authorizer) -> bool:
+    """Whether other credentials may help. Some registries (ECR) say 403 of a token that ended."""
+    return response.status == 401 or (response.status == 403 and authorizer.asks(access))
 
 
 def _hop(access: Access, authorizer: Authorizer, url: str) -> Hop:

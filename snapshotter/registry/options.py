@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from snapshotter.registry.patterns import is_pattern
 from snapshotter.units import ByteSize, Seconds
 
 
@@ -28,6 +29,40 @@ class HostLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError("limits must be 0 or more")
 
 
+class CredentialProvider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[registry.credential_providers."NAME"]``: a kubelet image credential provider plugin.
+
+    What kubelet's ``CredentialProviderConfig`` says of the same program. It is run as root, with
+    the daemon's environment. Providers are asked in the order in which they are written.
+    """
+
+    path: str
+    """The program, with its directory (kubelet's ``--image-credential-provider-bin-dir``)."""
+    match_images: tuple[str, ...]
+    """Images it is asked for: ``*.dkr.ecr.*.amazonaws.com``, ``registry.example.com:5000/team``."""
+    default_cache_duration: Seconds = Seconds(0)
+    """How long credentials are kept whose answer does not say; 0: not at all."""
+    api_version: str = "credentialprovider.kubelet.k8s.io/v1"
+    """The version it is asked in and must answer in."""
+    args: tuple[str, ...] = ()
+    """Arguments."""
+    env: tuple[str, ...] = ()
+    """Environment variables beside the daemon's own, as ``NAME=VALUE``."""
+    timeout: Seconds = Seconds(60)
+    """The longest it may take to answer."""
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith("/"):
+            raise ValueError("path must be absolute")
+        for pattern in self.match_images:
+            if not is_pattern(pattern):
+                raise ValueError(
+                    f"match_images: {pattern!r} is no image such as *.registry.example.com/team"
+                )
+        if any("=" not in entry for entry in self.env):
+            raise ValueError("env: expected NAME=VALUE")
+
+
 class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[registry]``: how registries are reached."""
 
@@ -36,6 +71,11 @@ class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     docker_config: str = ""
     """Docker's ``config.json`` (or its directory) with credentials; empty means
     ``$DOCKER_CONFIG/config.json`` or ``~/.docker/config.json``."""
+    pull_secrets: tuple[str, ...] = ()
+    """Files with Kubernetes image pull secrets (``.dockerconfigjson``), and directories of such
+    files, as a mounted Secret is; read again when they change."""
+    credential_providers: dict[str, CredentialProvider] = {}
+    """Kubelet's image credential provider plugins, see below."""
     plain_http: tuple[str, ...] = ()
     """Registries (``HOST:PORT``) reached without TLS. Loopback addresses always are."""
     connect_timeout: Seconds = Seconds(10)

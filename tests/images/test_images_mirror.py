@@ -318,8 +318,17 @@ def test_pinned_models_are_passed_on_where_containerd_handles_them_itself(
 def test_a_registry_that_fails_for_what_may_be_no_model_is_passed_on(
     open_mirror: Open, registry: FakeRegistry
 ) -> None:
-    registry.failure = Unauthorized("401")
+    registry.failure = Unreachable("timed out")
     assert open_mirror().manifest("v1").status_code == 404
+
+
+def test_a_registry_that_refuses_what_may_be_no_model_is_passed_on_with_the_reason(
+    open_mirror: Open, registry: FakeRegistry
+) -> None:
+    registry.failure = Unauthorized("it wants a password; run: docker login")
+    answer = open_mirror().manifest("v1")
+    assert answer.status_code == 403
+    assert "docker login" in answer.reason_phrase
 
 
 def test_a_registry_that_fails_for_a_repository_of_models_ends_the_pull_with_the_reason(

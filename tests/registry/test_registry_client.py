@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from registry_process import RegistryProcess
-from registry_scripted import Reply, Request, scripted
+from registry_scripted import Reply, Request, ranged, scripted
 from registry_tls import Certificates
 
 from snapshotter.artifact.descriptor import Descriptor
@@ -394,3 +396,33 @@ def test_a_host_that_is_left_alone_is_shown_with_its_last_error() -> None:
         assert caught.value.temporary
         assert caught.value.status == 503
         registry.close()
+
+
+def test_a_connection_for_ranges_is_made_while_the_manifest_is_asked_for(
+    registry: Registry,
+) -> None:
+    content = b"weights" * 100
+
+    def answer(request: Request) -> Reply:
+        if "/manifests/" in request.path:
+            while server.connections < 2:  # or this hangs, and is ended by the time limit
+                time.sleep(0.005)
+            return Reply(200, {"Content-Type": OCI}, MANIFEST)
+        return ranged(content)(request)
+
+    with scripted(answer) as server:
+        reference = Reference.parse(f"{server.address}/models/tiny:v1")
+        registry.manifest(reference, blobs_follow=True)
+        for thread in threading.enumerate():
+            if thread.name == "modelpack-connect":
+                thread.join()
+        descriptor = Descriptor("application/octet-stream", digest_of(content), len(content))
+        assert registry.blob(reference, descriptor, limit=1000) == content
+        assert server.connections == 2
+
+
+def test_a_connection_that_cannot_be_made_ahead_is_no_error_of_its_own(
+    registry: Registry,
+) -> None:
+    with pytest.raises(Unreachable):
+        registry.manifest(Reference.parse("127.0.0.1:1/models/tiny:v1"), blobs_follow=True)

@@ -1,9 +1,9 @@
 """A TCP forwarder that makes a distance: every exchange takes a round trip, rates can be limited.
 
-What clients send is held for one round trip, and the first of it on a connection for two (the
-handshake of TCP); answers pass at once, spliced inside the kernel. For request and answer that
-is the same as half of it each way. Not imitated: slow start, loss, jitter. So it flatters one
-long stream, such as a plain download, more than it does many short ranges.
+What clients send is held for one round trip, and nothing leaves in the first round trip of a
+connection (the handshake of TCP); answers pass at once, spliced inside the kernel. For request
+and answer that is the same as half of it each way. Not imitated: slow start, loss, jitter. So
+it flatters one long stream, such as a plain download, more than it does many short ranges.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Forwarder:
     def _listen_to(
         self, client: socket.socket, waiting: queue.SimpleQueue[tuple[float, bytes]]
     ) -> None:
-        trips = 2.0
+        connected = time.monotonic() + self._rtt
         data = b"?"
         while data:
             try:
@@ -123,8 +123,7 @@ class Forwarder:
             with self._lock:
                 self.sent_bytes += len(data)
                 self.held += self._rtt > 0 and len(data) > 0
-            waiting.put((time.monotonic() + trips * self._rtt, data))
-            trips = 1.0
+            waiting.put((max(time.monotonic(), connected) + self._rtt, data))
 
     def _pass_on(
         self, server: socket.socket, waiting: queue.SimpleQueue[tuple[float, bytes]]
