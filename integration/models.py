@@ -37,18 +37,23 @@ class PushedModel:
 
 
 def push_model(
-    snapshotter: Snapshotter, registry: Registry, *, name: str = "models/test", tar: bool = False
+    snapshotter: Snapshotter,
+    registry: Registry,
+    *,
+    name: str = "models/test",
+    tag: str = "1",
+    tar: bool = False,
 ) -> PushedModel:
     """Build a model and push it, the way a user does."""
     source = snapshotter.machine.root / "model"
     if not source.exists():
         write_model(source, SIZE)
-    tag = f"{registry.host}/{name}:1"
-    built = snapshotter.modelpack("build", str(source), "-t", tag, *(["--tar"] if tar else []))
+    tagged = f"{registry.host}/{name}:{tag}"
+    built = snapshotter.modelpack("build", str(source), "-t", tagged, *(["--tar"] if tar else []))
     digest = built.strip().splitlines()[-1]
-    snapshotter.modelpack("push", tag)
+    snapshotter.modelpack("push", tagged)
     write_hosts(snapshotter.places, registry.host)
-    return PushedModel(tag, f"{registry.host}/{name}@{digest}", source)
+    return PushedModel(tagged, f"{registry.host}/{name}@{digest}", source)
 
 
 def suited(release: Release) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Places:
     root: Path
     state: Path
     certs: Path
+    docker_certs: Path
     containerd: Path
     mirror: str
     """host:port"""
@@ -33,6 +34,7 @@ class Places:
             root=machine.directory("snapshotter/root"),
             state=machine.directory("snapshotter/state"),
             certs=machine.directory("certs.d"),
+            docker_certs=machine.directory("docker-certs.d"),
             containerd=machine.directory("containerd") / "containerd.sock",
             mirror=f"127.0.0.1:{free_port()}",
         )
@@ -44,6 +46,7 @@ class Places:
             "/var/lib/modelpack-snapshotter": str(self.root),
             "/run/modelpack-snapshotter": str(self.state),
             "/etc/containerd/certs.d": str(self.certs),
+            "/etc/docker/certs.d": str(self.docker_certs),
             "/run/containerd/containerd.sock": str(self.containerd),
             "127.0.0.1:7670": self.mirror,
             "linux/amd64": f"linux/{architecture()}",

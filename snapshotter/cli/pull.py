@@ -10,6 +10,7 @@ import click
 
 from snapshotter.cli.options import Settings, json_option, plain_http_option
 from snapshotter.images.containerd import Containerd
+from snapshotter.images.direct import DOCKER_NAMESPACE
 from snapshotter.images.puller import Form
 from snapshotter.images.puller import pull as pull_model
 from snapshotter.registry.reference import Reference
@@ -25,6 +26,9 @@ from snapshotter.units import format_size
     show_default=True,
     envvar="CONTAINERD_NAMESPACE",
     help="containerd's namespace: default (ctr, nerdctl), k8s.io (Kubernetes), moby (Docker).",
+)
+@click.option(
+    "--docker", is_flag=True, help=f"For Docker: the same as --namespace {DOCKER_NAMESPACE}."
 )
 @click.option(
     "-a",
@@ -49,6 +53,7 @@ def pull(
     settings: Settings,
     reference: str,
     namespace: str,
+    docker: bool,
     address: Path | None,
     form: Form,
     plain_http: bool,
@@ -64,7 +69,9 @@ def pull(
     Examples:
       modelpack pull registry.example.com/models/qwen3:8b
       modelpack pull -n k8s.io registry.example.com/models/qwen3@sha256:...
+      modelpack pull --docker registry.example.com/models/qwen3@sha256:...
     """
+    namespace = DOCKER_NAMESPACE if docker else namespace
     parsed = Reference.parse(reference)
     with (
         settings.registry(parsed, plain_http=plain_http) as registry,

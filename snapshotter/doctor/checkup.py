@@ -70,7 +70,7 @@ def examine(config: Config, asked: str | None = None) -> Iterator[Finding]:
     if facts and not facts.failure:
         address = facts.address
         yield from _part(images.PART, lambda: images.judge(images.gather(address), direct=direct))
-    yield from _part(docker.PART, lambda: docker.judge(docker.gather()))
+    yield from _part(docker.PART, lambda: docker.judge(_docker()))
     yield from _part(disk.PART, lambda: disk.judge(disk.gather(cache)))
     yield from _part(
         credentials.PART,
@@ -113,6 +113,10 @@ def _namespaces(config: Config, daemon: int | None, containerd_pid: int | None) 
     viewers = [("containerd", containerd_pid), ("dockerd", containerd.listener_of(docker.SOCKET))]
     state = Path(config.state).resolve()
     return namespaces.judge(namespaces.gather(daemon, viewers, state))
+
+
+def _docker() -> docker.DockerFacts:
+    return docker.gather(dockerd=containerd.listener_of(docker.SOCKET))
 
 
 def _certs_d(config: Config, facts: containerd.ContainerdFacts | None) -> list[str]:

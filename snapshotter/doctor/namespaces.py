@@ -101,6 +101,11 @@ def _blind(what: str) -> Finding:
     )
 
 
+def mount_points(mountinfo: str) -> list[str]:
+    """From proc_pid_mountinfo(5). Pure."""
+    return [str(unescape(fields[4])) for fields, _ in _lines(mountinfo)]
+
+
 def models(mountinfo: str, state: Path) -> list[str]:
     """Mount points of FUSE below ``state``, from proc_pid_mountinfo(5). Pure."""
     found = []

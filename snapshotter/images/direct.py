@@ -9,6 +9,7 @@ mounts of images come the same way; what was asked for is in their key too.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 
@@ -24,14 +25,21 @@ from snapshotter.registry.reference import Reference
 
 log = structlog.get_logger(__name__)
 
+DOCKER_NAMESPACE = "moby"
+"""Docker's, unless dockerd is told otherwise."""
+
 _VOLUME_KEY = re.compile(
     r"(?P<namespace>[^/]+)/\d+/.*/image-volumes/[^/]+/(?:sha256:)?(?P<hex>[0-9a-f]{64})"
 )
 
 _STORED_KEY = re.compile(r"(?P<namespace>[^/]+)/[0-9]+/(?P<key>.*)", re.DOTALL)
 
-# moby's daemon/volumes_unix.go, registerMountPoints: in hexadecimal.
-_DOCKER_KEY = re.compile(r"(?P<namespace>[^/]+)/\d+/(?P<hex>(?:[0-9a-f]{2})+)")
+# moby's daemon/volumes_unix.go, registerMountPoints. Docker 28: the container's ID and what was
+# given as source, but for what containers have of their own; later all of it in hexadecimal.
+_DOCKER_KEY = re.compile(
+    r"(?P<namespace>[^/]+)/\d+/[0-9a-f]{64}-(?!(?:init(?:-key)?|parent-view)$)(?P<source>.+)"
+)
+_DOCKER_HEX_KEY = re.compile(r"(?P<namespace>[^/]+)/\d+/(?P<hex>(?:[0-9a-f]{2})+)")
 _DOCKER_MOUNT = re.compile(r"[0-9a-f]{64},src=(?P<source>.+),dst=.+")
 _ENDS_WITH_DIGEST = re.compile(r"(?:.*@)?(sha256:[0-9a-f]{64})")
 
@@ -48,12 +56,14 @@ def find_image_volume(key: str, containerd: Containerd) -> ModelRef | None:
     namespace, source = _docker_mount(key)
     if not source:
         return None
-    digest = _ENDS_WITH_DIGEST.fullmatch(source)
-    model = _find(namespace, Digest(digest[1]), containerd) if digest else None
+    digest = _docker_target(namespace, source, containerd)
+    model = _find(namespace, digest, containerd) if digest else None
     if model is None:
+        where = "--docker" if namespace == DOCKER_NAMESPACE else f"--namespace {namespace}"
         raise ImageError(
-            f"{source}: the image has no layer to show, and is no model known by its digest in "
-            f"namespace {namespace}; run: modelpack pull --namespace {namespace} NAME@sha256:..."
+            f"{source}: the image has no layer to show, and is no model that is known by this "
+            f"name in namespace {namespace}; if it is a model, run: "
+            f"modelpack pull {where} REGISTRY/NAME@sha256:..."
         )
     return model
 
@@ -77,9 +87,25 @@ def is_looked_at(key: str, containerd: Containerd) -> bool:
 def _docker_mount(key: str) -> tuple[str, str]:
     """Namespace and source of a mount of an image by dockerd; empty when the key is another's."""
     match = _DOCKER_KEY.fullmatch(key)
+    if match is not None:
+        return match["namespace"], match["source"]
+    match = _DOCKER_HEX_KEY.fullmatch(key)
     text = bytes.fromhex(match["hex"]).decode(errors="replace") if match else ""
     mount = _DOCKER_MOUNT.fullmatch(text)
     return (match["namespace"], mount["source"]) if match and mount else ("", "")
+
+
+def _docker_target(namespace: str, source: str, containerd: Containerd) -> Digest | None:
+    """The digest that the source of a mount ends with, or that its name has in containerd."""
+    digest = _ENDS_WITH_DIGEST.fullmatch(source)
+    if digest is not None:
+        return Digest(digest[1])
+    try:
+        name = str(Reference.parse(source))
+    except RegistryError:
+        return None
+    images = containerd.images(namespace, f"name=={json.dumps(name)}")
+    return images[0].target.digest if images else None
 
 
 def _find(namespace: str, digest: Digest, containerd: Containerd) -> ModelRef | None:

@@ -251,7 +251,7 @@ def _challenge(reference: Reference, realm: str) -> Answer:
 
 def _pinned(reference: Reference) -> Answer:
     return _refusal(
-        "ModelPack artifact cannot be pulled by digest here; "
+        "ModelPack artifact cannot be pulled by digest here; with --docker for Docker, "
         f"run: modelpack pull {reference.familiar}"
     )
 

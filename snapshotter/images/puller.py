@@ -17,6 +17,7 @@ from snapshotter.artifact.digest import Digest
 from snapshotter.artifact.manifest import Manifest
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.images.containerd import Containerd, Image
+from snapshotter.images.direct import DOCKER_NAMESPACE
 from snapshotter.images.platform import host_platform
 from snapshotter.images.resolve import resolve_model
 from snapshotter.images.stub import stub_image
@@ -28,7 +29,6 @@ Form = Literal["auto", "direct", "stub"]
 DIRECT_SINCE = (2, 1)
 """The first containerd whose transfer service has ``layer_types``."""
 _CRI_NAMESPACE = "k8s.io"
-_DOCKER_NAMESPACE = "moby"
 _CONFIG_LIMIT = 8 << 20
 
 
@@ -86,7 +86,7 @@ def pull(
 def _suited(
     reference: Reference, namespace: str, containerd: Containerd
 ) -> Literal["direct", "stub"]:
-    if namespace == _DOCKER_NAMESPACE:
+    if namespace == DOCKER_NAMESPACE:
         return "direct" if reference.digest else "stub"
     if namespace == _CRI_NAMESPACE and containerd.version() >= DIRECT_SINCE:
         return "direct"

@@ -162,6 +162,17 @@ def test_a_docker_that_runs_otherwise_than_configured_is_found() -> None:
     assert docker.judge(docker.DockerFacts(False, {})) == []
 
 
+def test_an_image_that_docker_no_longer_mounts_in_its_container_is_found() -> None:
+    mount = docker.ImageMount("server", "r.example/m:1", "/var/lib/docker/rootfs/x/a b", "/models")
+    facts = docker.DockerFacts(True, {}, driver="modelpack", containerd=True, mounts=(mount,))
+    point = "40 22 0:31 / /var/lib/docker/rootfs/x/a\\040b rw - overlay overlay rw"
+    for mountinfo, expected in ((MOUNTINFO, {"docker-mounts"}), (point, set())):
+        mounted = frozenset(namespaces.mount_points(mountinfo))
+        found = docker.judge(replace(facts, mounted=mounted))
+        assert names(found, Level.ERROR) == expected
+    assert names(docker.judge(facts), Level.ERROR) == set()  # dockerd may not be looked at
+
+
 def test_credentials_are_described_and_never_shown(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     secret = "dXNlcjpodW50ZXIy"

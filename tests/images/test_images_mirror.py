@@ -281,7 +281,7 @@ def test_a_model_pulled_by_digest_ends_with_a_reason_that_says_what_to_do(
         assert answer.status_code == 300
         assert "Location" not in answer.headers
         assert answer.reason_phrase == (
-            "ModelPack artifact cannot be pulled by digest here; "
+            "ModelPack artifact cannot be pulled by digest here; with --docker for Docker, "
             f"run: modelpack pull {HOST}/team/llama@{pinned}"
         )
 
