@@ -13,14 +13,17 @@ import structlog
 from snapshotter import __version__
 from snapshotter.cli.bench import bench
 from snapshotter.cli.build import build, push
+from snapshotter.cli.cat import cat
 from snapshotter.cli.config import config
 from snapshotter.cli.doctor import doctor
 from snapshotter.cli.index import index
 from snapshotter.cli.inspect import inspect
+from snapshotter.cli.ls import ls
 from snapshotter.cli.mount import mount, umount
 from snapshotter.cli.options import Settings
 from snapshotter.cli.pull import pull
 from snapshotter.cli.status import status
+from snapshotter.cli.tree import tree
 from snapshotter.cli.verify import verify
 from snapshotter.config import DEFAULT_PATH
 from snapshotter.errors import ModelpackError
@@ -62,7 +65,7 @@ def cli(context: click.Context, config_path: Path | None) -> None:
 
 
 for command in (
-    *(build, push, index, inspect, pull, mount, umount),
+    *(build, push, index, inspect, tree, cat, ls, pull, mount, umount),
     *(status, verify, bench, doctor, config),
 ):
     cli.add_command(command)
