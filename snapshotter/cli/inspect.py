@@ -20,7 +20,7 @@ from snapshotter.cli.inspect_view import show
 from snapshotter.cli.local import models_here
 from snapshotter.cli.opened import Opened, opened, platform_option, unpack_option
 from snapshotter.cli.options import Settings, json_option, plain_http_option, terminal
-from snapshotter.copies.attached import attached
+from snapshotter.copies.attached import Attached, attached
 from snapshotter.copies.content import tensors_of
 from snapshotter.copies.survey import Survey
 from snapshotter.registry.errors import RegistryError
@@ -142,7 +142,8 @@ def _link(link: Link) -> dict[str, Any]:
 
 def _referrers(model: Opened) -> dict[str, Any]:
     """A registry that does not tell is no reason to show nothing."""
-    found, why = [], ""
+    found: list[Attached] = []
+    why = ""
     try:
         # What was named may be an index; signatures are of either.
         named = model.registry.resolve(model.reference).digest

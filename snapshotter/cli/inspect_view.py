@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -21,9 +22,9 @@ def show(report: dict[str, Any], found: Survey, console: Console) -> None:
         for file, told in zip(found.layout.files, report["files"], strict=True)
     }
     if found.layout.files or found.layout.directories:
-        here = _present(report["node"]) if report["node"] else None
+        present = _present(report["node"])
         console.print(
-            tree_table(found.layout, encodings, here and (lambda digest: here.get(digest, "no"))),
+            tree_table(found.layout, encodings, _column(present) if present else None),
             highlight=False,
         )
     for archive in found.unread:
@@ -95,6 +96,10 @@ def _present(node: list[dict[str, Any]]) -> dict[str, str]:
         digest: "yes" if share >= 1 else "no" if share == 0 else f"{min(share, 0.99):.0%}"
         for digest, share in most.items()
     }
+
+
+def _column(present: dict[str, str]) -> Callable[[str], str]:
+    return lambda digest: present.get(digest, "no")
 
 
 def _show_referrers(report: dict[str, Any], console: Console) -> None:

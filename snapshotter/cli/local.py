@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,14 @@ def user_caches() -> Iterator[Path]:
 def _of_daemon(settings: Settings, only: Digest | None) -> tuple[list[dict[str, Any]], str]:
     api, root = settings.config.api_address, Path(settings.config.root)
     query = {"manifest": only} if only is not None else {}
-    try:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(api)), timeout=_SECONDS) as client:
-            answer = client.get("http://daemon/v1/models", params=query).raise_for_status().json()
-            return list(answer["models"]), ""
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
-        pass  # it does not run, or not for us: its disk may say as much
+    if os.access(api, os.W_OK):
+        transport = httpx.HTTPTransport(uds=str(api))
+        try:
+            with httpx.Client(transport=transport, timeout=_SECONDS) as client:
+                answer = client.get("http://daemon/v1/models", params=query)
+                return list(answer.raise_for_status().json()["models"]), ""
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            pass  # it does not run any more, or is older: its disk says as much
     try:
         if not any(root.iterdir()):
             return [], ""
