@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from snapshotter.artifact.descriptor import Platform
+from snapshotter.cli.fetch import WRONG
 from snapshotter.cli.inspect import encodings, file_table
 from snapshotter.cli.opened import opened, platform_option
 from snapshotter.cli.options import Settings, SizeType, json_option, plain_http_option
 from snapshotter.copies.content import content_of
-from snapshotter.copies.errors import CopyError
+from snapshotter.copies.errors import CopyError, WrongBytes
 from snapshotter.copies.survey import Survey
 
 
@@ -44,7 +45,7 @@ def cat(
     """Write the file PATH of the model REFERENCE to standard output as it arrives.
 
     Nothing is kept on the disk. A whole file is checked against its digest: when wrong bytes
-    came it ends with an error, and its last bytes are not written. Parts of a file, and small
+    came it ends with 3, and its last bytes are not written. Parts of a file, and small
     files out of large tars, are as the registry gave them. --json says what the file is instead
     of writing it.
 
@@ -60,12 +61,16 @@ def cat(
         if as_json:
             click.echo(json.dumps(file_table(file, encodings(model.manifest))))
             return
-        with content_of(
-            file, found, model.blobs, max_ratio=model.max_ratio, offset=offset, length=length
-        ) as pieces:
-            for piece in pieces:
-                _write(piece)
-        sys.stdout.buffer.flush()
+        try:
+            with content_of(
+                file, found, model.blobs, max_ratio=model.max_ratio, offset=offset, length=length
+            ) as pieces:
+                for piece in pieces:
+                    _write(piece)
+            sys.stdout.buffer.flush()
+        except WrongBytes as error:
+            click.echo(f"modelpack: {error}", err=True)
+            sys.exit(WRONG)
 
 
 def _survey(found: Survey, path: str) -> Survey | None:

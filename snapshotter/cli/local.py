@@ -11,6 +11,7 @@ import httpx
 
 from snapshotter.artifact.digest import Digest
 from snapshotter.cli.options import Settings
+from snapshotter.copies.local import Cache
 from snapshotter.holdings import Holdings, holdings_on_disk, mounted
 from snapshotter.home import NoHome, user_directory
 
@@ -67,3 +68,12 @@ def _asked(holdings: Holdings, only: Digest | None) -> list[dict[str, Any]]:
         return holdings.all()
     one = holdings.one(only)
     return [one] if one is not None else []
+
+
+def caches(settings: Settings) -> list[Cache]:
+    """The daemon's, and those of `modelpack mount`; what may not be read is as if empty."""
+    root = Path(settings.config.root)
+    return [
+        Cache(root / "documents", root / "cache" / "blobs"),
+        *(Cache(cache / "documents", cache / "blobs") for cache in user_caches()),
+    ]

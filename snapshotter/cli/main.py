@@ -16,6 +16,7 @@ from snapshotter.cli.build import build, push
 from snapshotter.cli.cat import cat
 from snapshotter.cli.config import config
 from snapshotter.cli.doctor import doctor
+from snapshotter.cli.fetch import extract, fetch
 from snapshotter.cli.index import index
 from snapshotter.cli.inspect import inspect
 from snapshotter.cli.ls import ls
@@ -65,7 +66,7 @@ def cli(context: click.Context, config_path: Path | None) -> None:
 
 
 for command in (
-    *(build, push, index, inspect, tree, cat, ls, pull, mount, umount),
+    *(build, push, index, inspect, tree, cat, fetch, extract, ls, pull, mount, umount),
     *(status, verify, bench, doctor, config),
 ):
     cli.add_command(command)

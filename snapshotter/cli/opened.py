@@ -9,11 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
-from snapshotter.artifact.categories import category_of
 from snapshotter.artifact.descriptor import Platform
 from snapshotter.artifact.errors import ArtifactError, PatternError
 from snapshotter.artifact.layers import layers
-from snapshotter.artifact.layout import File
 from snapshotter.artifact.manifest import Manifest
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.artifact.mediatypes import Category
@@ -108,10 +106,6 @@ def selection(
         )
     except PatternError as error:
         raise click.UsageError(str(error)) from None
-
-
-def selected(chosen: Selection, file: File) -> bool:
-    return chosen.selects(file.path, category_of(file.path, file.size, file.category))
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,18 @@ import click
 from rich.text import Text
 
 from snapshotter.artifact.descriptor import Platform
-from snapshotter.artifact.layout import Layout
-from snapshotter.artifact.names import parents
-from snapshotter.artifact.selection import Selection
 from snapshotter.cli.inspect import encodings, file_table
 from snapshotter.cli.opened import (
     opened,
     platform_option,
-    selected,
     selection,
     selection_options,
     unpack_option,
 )
 from snapshotter.cli.options import Settings, json_option, plain_http_option, terminal
 from snapshotter.cli.trees import plain, tree_table
-from snapshotter.copies.errors import CopyError
+from snapshotter.copies.destination import WORK
+from snapshotter.copies.plan import plan
 from snapshotter.units import format_size
 
 
@@ -61,10 +58,11 @@ def tree(
     with opened(settings, reference, platform=platform, plain_http=plain_http) as model:
         found = model.survey(unpack=unpack)
     types = encodings(model.manifest)
-    shown = choose(found.layout, chosen)
-    if chosen and not shown.files and not found.unread:
-        raise CopyError(
-            f"no file of {reference} is chosen: 'modelpack tree' without options has all"
+    shown = found.layout
+    if chosen:
+        part = plan(found.layout, chosen, reserved=WORK)
+        shown = dataclasses.replace(
+            shown, files=part.files, links=part.links, directories=part.directories
         )
     unread = [archive.number for archive in found.unread]
     if as_json:
@@ -90,12 +88,3 @@ def tree(
             )
         )
     )
-
-
-def choose(layout: Layout, chosen: Selection) -> Layout:
-    """The part of ``layout`` that is chosen: of directories those that then hold something."""
-    if not chosen:
-        return layout
-    files = tuple(file for file in layout.files if selected(chosen, file))
-    directories = sorted({parent for file in files for parent in parents(file.path)})
-    return dataclasses.replace(layout, files=files, directories=tuple(directories), links=())

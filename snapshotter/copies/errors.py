@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from snapshotter.errors import ModelpackError
+from snapshotter.registry.errors import NotFound
 
 
 class CopyError(ModelpackError):
@@ -13,5 +14,5 @@ class WrongBytes(CopyError):
     """What came is not what its digest says."""
 
 
-class NotHere(CopyError):
+class NotHere(NotFound):
     """This machine has no such model, or not all of it."""

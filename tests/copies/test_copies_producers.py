@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import stat
+from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from copies_models import Cli, push_producer
@@ -40,6 +43,49 @@ def test_cat_gives_every_byte_of_every_file(
         "cat", reference, path, "--offset", "1", "--length", "4KiB", *_platform(producer)
     ).stdout_bytes
     assert part == shown.data[1:4097]
+
+
+@EVERY
+def test_fetch_puts_there_what_the_producers_own_tool_extracts(
+    cli: Cli, docker_registry: RegistryProcess, producer: Producer, tmp_path: Path
+) -> None:
+    reference = push_producer(docker_registry, producer)
+    target = tmp_path / "to" / "model"
+    told = json.loads(
+        cli("fetch", reference, "-o", str(target), "--json", *_platform(producer)).stdout
+    )
+    assert {file["state"] for file in told["files"]} == {"written"}
+    assert found_in(target) == expected_of(producer)
+    again = json.loads(
+        cli("fetch", reference, "-o", str(target), "--json", *_platform(producer)).stdout
+    )
+    assert {file["state"] for file in again["files"]} == {"kept"}
+    assert found_in(target) == expected_of(producer)
+
+
+def found_in(directory: Path) -> dict[str, tuple[object, ...]]:
+    """Path to mode, time and content of a file; directories to nothing."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in directory.rglob("*"):
+        status = path.lstat()
+        facts = (
+            (stat.S_IMODE(status.st_mode), status.st_mtime_ns, path.read_bytes())
+            if path.is_file()
+            else ()
+        )
+        found[str(path.relative_to(directory))] = facts
+    return found
+
+
+def expected_of(producer: Producer) -> dict[str, tuple[object, ...]]:
+    """Of a time that is not said it is not known what is there: the time of the fetch."""
+    files = {
+        path: (shown.mode, shown.mtime_ns or ANY, shown.data)
+        for path, shown in producer.shows.items()
+    }
+    paths = [*producer.shows, *(f"{path}/." for path in producer.empty_directories)]
+    directories = {str(above) for path in paths for above in Path(path).parents} - {"."}
+    return dict.fromkeys(directories | set(producer.empty_directories), ()) | files
 
 
 def _platform(producer: Producer) -> list[str]:
