@@ -19,11 +19,11 @@ from typing import Protocol
 import msgspec
 
 from snapshotter.artifact.digest import encoded
+from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.layout import File
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.artifact.rules import STRICT, Rules
 from snapshotter.artifact.selection import Selection
-from snapshotter.cache.blob import BlobState
 from snapshotter.cache.documents import Documents
 from snapshotter.cache.errors import CacheInUse
 from snapshotter.cache.options import CacheOptions
@@ -39,7 +39,7 @@ from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.mounts.loader import Loader, Model
 from snapshotter.units import Seconds, format_size
-from snapshotter.unpack.errors import UnpackError
+from snapshotter.unpack.errors import UnpackError, WrongLayer
 from snapshotter.unpack.options import UnpackOptions
 from snapshotter.unpack.unpacker import Unpacker
 
@@ -86,10 +86,29 @@ def copy_model(
     does after a signal. Files that are there with other content are an error before
     anything is fetched, as far as that is known then, unless ``replace`` says otherwise.
     """
-    with ExitStack() as stack:
-        destination = stack.enter_context(Destination(directory))
+    with Destination(directory) as destination:
         work = destination.work(encoded(ref.digest))
-        store = _store(work, directory)
+        try:
+            copied = _copy(ref, source, destination, work, options, progress)
+        except (ArtifactError, UnpackError) as error:
+            _forget(work)
+            if isinstance(error, WrongLayer):
+                raise WrongBytes(str(error)) from None
+            raise
+    _remove(work)
+    return copied
+
+
+def _copy(
+    ref: ModelRef,
+    source: Source,
+    destination: Destination,
+    work: Path,
+    options: CopyOptions,
+    progress: Progress,
+) -> Copied:
+    with ExitStack() as stack:
+        store = _store(work, destination.directory)
         stack.callback(store.close)
         fetcher = Fetcher(msgspec.structs.replace(options.fetch, background=False))
         stack.callback(fetcher.close)
@@ -103,16 +122,14 @@ def copy_model(
         placing = Placing(destination, work, Journal(work), replace=options.replace)
         kept = placing.kept(wanted.files, {blob.digest: blob.size for blob in model.layout.blobs})
         job = _Job(model, fetcher, unpacker, placing, wanted, kept)
-        job.check_room(directory)
+        job.check_room(destination.directory)
         job.run(progress)
         for path in wanted.directories:
             destination.make_directory(path)
         for link in wanted.links:
             destination.link(link.target, link.path)
         destination.sync()
-        result = Copied(wanted, kept | placing.found, fetcher.stats.fetched_bytes)
-    _remove(work)
-    return result
+        return Copied(wanted, kept | placing.found, fetcher.stats.fetched_bytes)
 
 
 class _Job:
@@ -183,12 +200,7 @@ class _Job:
         digest = files[0].digest
         unpacked = self._model.unpacked.get(digest)
         if unpacked is not None:
-            try:
-                unpacked.wait()
-            except UnpackError as error:
-                if unpacked.blob.state is BlobState.BAD:
-                    raise WrongBytes(str(error)) from None
-                raise
+            unpacked.wait()
             self._placing.place(files, unpacked.path, whole=False)
             return
         blob = self._model.blobs[digest]
@@ -208,6 +220,12 @@ def _store(work: Path, directory: Path) -> BlobStore:
             f"another process is copying the same model into {directory}: wait for it, or choose "
             "another directory"
         ) from None
+
+
+def _forget(work: Path) -> None:
+    """A layer does not unpack: what came may be wrong, and the next attempt must not meet it."""
+    for name in ("blobs", "unpacked", "indexes"):
+        shutil.rmtree(work / name, ignore_errors=True)
 
 
 def _remove(work: Path) -> None:

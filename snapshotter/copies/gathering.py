@@ -24,9 +24,12 @@ def gather(fetcher: Fetcher, model: LoadedModel, blob: Blob, stopped: Callable[[
     while blob.state is not BlobState.VERIFIED:
         if stopped():
             raise CopyError(f"{blob.digest}: not gathered any further")
+        if blob.state is BlobState.BAD:  # the fetcher hashed it first
+            raise WrongBytes(f"{model.name_of(blob)}: wrong bytes came, none of them is kept")
         if hashed.whole:
             try:
-                blob.conclude(hashed)  # or some were lost meanwhile, and it begins anew
+                if not blob.conclude(hashed):  # some were lost meanwhile
+                    hashed = Verification(blob.digest, blob.size)
             except DigestMismatch as error:
                 raise WrongBytes(f"{model.name_of(blob)}: {error}") from None
         elif hashed.advance(blob, HASH_STEP) == 0 and not hashed.whole:
@@ -48,8 +51,8 @@ def _demand(fetcher: Fetcher, model: LoadedModel, blob: Blob, position: int) -> 
     losses = blob.losses
     fetcher.read(model, blob, gap[0], 1, None, deliver)
     answered.wait()
-    if blob.state is BlobState.BAD:  # the fetcher hashed it first
-        raise WrongBytes(f"{model.name_of(blob)}: {answer[0]}")
+    if blob.state is BlobState.BAD:
+        return  # which whoever asked for it will see
     if isinstance(answer[0], Exception):
         raise answer[0]
     there = blob.has(gap[0], gap[0] + 1) or blob.losses != losses
