@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,20 +80,3 @@ def on_disk(blobs: Path) -> Present:
         return sum(end - start for start, end in known.ranges) if known is not None else 0
 
     return present
-
-
-def in_use(root: Path) -> bool:
-    """Whether a process has the store at ``root``."""
-    try:
-        fd = os.open(root / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return False
