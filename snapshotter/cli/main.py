@@ -1,4 +1,4 @@
-"""`modelpack`: build, push, inspect, pull, mount, watch and measure models; examine a node."""
+"""`modelpack`: build, push, look at, copy, mount and measure models; examine a node."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ EXAMPLES = """\b
 Examples:
   modelpack build ./Qwen3-8B -t registry.example.com/models/qwen3:8b
   modelpack push registry.example.com/models/qwen3:8b
-  modelpack inspect registry.example.com/models/qwen3:8b
+  modelpack inspect --tensors registry.example.com/models/qwen3:8b
+  modelpack cat registry.example.com/models/qwen3:8b config.json
+  modelpack fetch registry.example.com/models/qwen3:8b -o ./qwen3 -p '*.json'
+  modelpack ls
   modelpack mount registry.example.com/models/qwen3:8b /mnt/qwen3 -d
   modelpack pull --namespace k8s.io registry.example.com/models/qwen3:8b
   modelpack status
@@ -55,7 +58,7 @@ Examples:
 )
 @click.pass_context
 def cli(context: click.Context, config_path: Path | None) -> None:
-    """Models as OCI artifacts: build, push, inspect, pull, mount.
+    """Models as OCI artifacts: build, push, inspect, fetch, pull, mount.
 
     A model is a CNCF ModelPack artifact in an ordinary registry. Nothing here
     needs containerd but `pull`, and nothing needs root but `mount` without
