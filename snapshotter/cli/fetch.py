@@ -162,6 +162,8 @@ def _show(
     reference: Reference, digest: str, directory: Path, copied: Copied, as_json: bool
 ) -> None:
     files = copied.plan.files
+    for pattern in copied.plan.unused:
+        click.echo(f"modelpack: no file matches {pattern!r}", err=True)
     if as_json:
         report = {
             "reference": str(reference),

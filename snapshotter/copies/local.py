@@ -7,6 +7,7 @@ for what is here. Nothing here is believed: who reads it verifies it as if it ha
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ class _Absent(BlobOrigin):
         pass
 
 
-class _Local:
+class _Local(ABC):
     """What both have in common."""
 
     def blob(self, ref: Reference, descriptor: Descriptor, *, limit: int) -> bytes:
@@ -127,11 +128,12 @@ class _Local:
             raise WrongBytes(f"{origin.name} is damaged: it has other content than its digest says")
         return bytes(content)
 
+    @abstractmethod
     def origin(self, registry: str, repository: str, descriptor: Descriptor) -> BlobOrigin:
-        raise NotImplementedError
+        """Where a blob is, or what says that it is not here."""
 
     def also_at(self, registry: str, repository: str, digests: Iterable[Digest]) -> None:
-        pass
+        del registry, repository, digests  # there is one place
 
 
 class LayoutDirectory(_Local):

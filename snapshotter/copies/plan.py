@@ -19,6 +19,8 @@ class Plan:
     files: tuple[File, ...]
     links: tuple[Link, ...]
     directories: tuple[str, ...]
+    unused: tuple[str, ...] = ()
+    """Patterns that match no file."""
 
     @property
     def size(self) -> int:
@@ -40,21 +42,22 @@ def plan(layout: Layout, chosen: Selection, *, reserved: str) -> Plan:
     """
     if chosen:
         files = tuple(file for file in layout.files if is_chosen(chosen, file))
+        unused = chosen.unused(file.path for file in layout.files)
         if not files:
-            unused = ", ".join(map(repr, chosen.unused(file.path for file in layout.files)))
+            why = f": nothing matches {', '.join(map(repr, unused))}" if unused else ""
             raise CopyError(
-                f"no file of the model is chosen{f': nothing matches {unused}' if unused else ''}; "
-                "'modelpack tree' lists its files"
+                f"no file of the model is chosen{why}; 'modelpack tree' lists its files"
             )
         links = tuple(link for link in layout.links if chosen.selects(link.path, Category.OTHER))
         paths = [*(file.path for file in files), *(link.path for link in links)]
         directories = tuple(sorted({above for path in paths for above in parents(path)}))
     else:
         files, links, directories = layout.files, layout.links, layout.directories
+        unused = ()
     for path in (*(file.path for file in files), *(link.path for link in links), *directories):
         if path.partition("/")[0] == reserved:
             raise CopyError(f"{path[:300]!r} of the model would lie in {reserved}: refused")
-    return Plan(files, links, directories)
+    return Plan(files, links, directories, unused)
 
 
 def is_chosen(chosen: Selection, file: File) -> bool:

@@ -122,6 +122,12 @@ def test_nothing_chosen_is_an_error(
     assert why in failed.output + str(failed.exception)
 
 
+def test_a_pattern_that_matches_nothing_is_told(cli: Cli, reference: str, target: Path) -> None:
+    told = cli("fetch", reference, "-o", str(target), "-p", "*.md", "-p", "*.jsn").stderr
+    assert "no file matches '*.jsn'" in told
+    assert "*.md" not in told
+
+
 def test_files_that_are_there_and_right_are_kept(
     cli: Cli, reference: str, target: Path, counted: Forwarder
 ) -> None:
