@@ -20,22 +20,22 @@ from snapshotter.mounts.serving import FILESYSTEM
 class Holdings:
     """The models of one cache."""
 
-    def __init__(self, documents: Documents, present: Present, where: str) -> None:
-        """``where`` is what to call the cache."""
+    def __init__(self, documents: Documents, present: Callable[[], Present], where: str) -> None:
+        """``present`` says how things are when it is called; ``where`` is the cache's name."""
         self._documents = documents
         self._present = present
         self._where = where
 
     def all(self) -> list[dict[str, Any]]:
         """Every model that was ever mounted from this cache and is kept in it."""
-        return [self._told(one) for one in held(self._documents, self._present)]
+        return [self._told(one) for one in held(self._documents, self._present())]
 
     def one(self, digest: Digest) -> dict[str, Any] | None:
         """The model with this manifest, with its ``blobs``; None where it is not here."""
         manifest = held_manifest(self._documents, digest)
         if manifest is None:
             return None
-        found = held_model(self._documents, manifest, self._present)
+        found = held_model(self._documents, manifest, self._present())
         return self._told(found) | {
             "blobs": [
                 {"digest": blob.digest, "size_bytes": blob.size, "present_bytes": present}
@@ -57,16 +57,16 @@ def holdings_of(store: BlobStore, documents: Documents) -> Holdings:
     """Those of a store that is open here: also with what is not durable yet."""
     durable = on_disk(store.root / "blobs")
 
-    def present(digest: Digest) -> int:
+    def now() -> Present:
         using = {blob.digest: blob for blob in store.blobs()}
-        return using[digest].present_bytes if digest in using else durable(digest)
+        return lambda digest: using[digest].present_bytes if digest in using else durable(digest)
 
-    return Holdings(documents, present, str(store.root))
+    return Holdings(documents, now, str(store.root))
 
 
 def holdings_on_disk(root: Path, documents: Path) -> Holdings:
     """Those of a store at ``root`` that another process may have open."""
-    return Holdings(Documents(documents), on_disk(root / "blobs"), str(root))
+    return Holdings(Documents(documents), lambda: on_disk(root / "blobs"), str(root))
 
 
 def mounted(

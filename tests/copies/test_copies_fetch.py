@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -257,6 +258,43 @@ def _stored(registry: RegistryProcess, blob: str) -> Path:
     hexadecimal = blob.partition(":")[2]
     place = f"docker/registry/v2/blobs/sha256/{hexadecimal[:2]}/{hexadecimal}/data"
     return registry.storage / place
+
+
+def test_links_of_a_model_come_only_where_they_are_allowed(
+    cli: Cli, docker_registry: RegistryProcess, target: Path, tmp_path: Path
+) -> None:
+    link, hard = tarfile.TarInfo("sub/link"), tarfile.TarInfo("hard")
+    link.type, link.linkname = tarfile.SYMTYPE, "../a.bin"
+    hard.type, hard.linkname = tarfile.LNKTYPE, "a.bin"
+    packed = tar({"a.bin": b"data", "sub/link": link, "hard": hard})
+    artifact = Artifact(b"{}", MODEL_CONFIG).add(f"{CNCF}weight.v1.tar", packed, {FILEPATH: "."})
+    reference = push(docker_registry, "fetch/links", artifact.pushed())
+    failed = cli("fetch", reference, "-o", str(target), fails=True)
+    assert "allow_links" in str(failed.exception)
+    allowing = tmp_path / "allowing.toml"
+    allowing.write_text(
+        f'root = "{tmp_path}/root"\nstate = "{tmp_path}/state"\n'
+        "[registry]\ncerts_d = []\n[mounts]\nallow_links = true\n"
+    )
+    for _ in range(2):
+        cli("--config", str(allowing), "fetch", reference, "-o", str(target))
+        assert str((target / "sub" / "link").readlink()) == "../a.bin"
+        assert files_in(target) == {"a.bin": b"data", "hard": b"data", "sub/link": b"data"}
+    assert "sub/link -> " not in cli("--config", str(allowing), "tree", reference).stdout
+    assert "link -> ../a.bin" in cli("--config", str(allowing), "tree", reference).stdout
+
+
+def test_a_platform_is_chosen_from_an_index(
+    cli: Cli, docker_registry: RegistryProcess, target: Path
+) -> None:
+    producer = next(one for one in PRODUCERS if one.name == "aikit-platforms")
+    reference = push_producer(docker_registry, producer)
+    cli("fetch", reference, "-o", str(target), "--platform", "linux/arm64")
+    assert (target / "tokenizer" / "tokenizer.json").read_bytes() == b"arm64"
+    failed = cli("fetch", reference, "-o", str(target), "--platform", "linux/s390x", fails=True)
+    assert "it has linux/amd64, linux/arm64" in str(failed.exception)
+    failed = cli("fetch", reference, "-o", str(target), "--platform", "linux", fails=True)
+    assert failed.exit_code == 2
 
 
 # Interrupted

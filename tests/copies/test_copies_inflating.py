@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -98,3 +99,19 @@ def test_a_layer_that_expands_without_end_is_refused(monkeypatch: pytest.MonkeyP
     with pytest.raises(ArtifactError, match="max_ratio"):
         for _ in inflated(archive(blob, Encoding.TAR_GZIP), [blob], 200):
             pass
+
+
+@pytest.mark.parametrize("encoding", ["tar+gzip", "tar+zstd"])
+def test_memory_does_not_grow_with_what_comes_out(encoding: str) -> None:
+    content = tar({"a": bytes(128 << 20), "b": b"behind it"})
+    blob = encoded(content, encoding)
+    expected = known(content)
+    del content
+    layer = archive(blob, Encoding(encoding))
+    tracemalloc.start()
+    try:
+        assert index_passing(layer, inflated(layer, [blob], 1 << 20)) == expected
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 32 << 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
 
@@ -35,6 +36,32 @@ class Body(RangeBody):
         count = min(len(buffer), self.end - self.at)
         buffer[:count] = DATA[self.at : self.at + count]
         self.at += count
+        return count
+
+    def close(self) -> None:
+        pass
+
+
+class Zeros(BlobOrigin):
+    """A large blob that takes no memory itself."""
+
+    name = "zeros"
+    size = 256 << 20
+
+    def open(self, start: int, end: int) -> RangeBody:
+        return ZeroBody(end - start)
+
+    def distrust(self) -> None:
+        pass
+
+
+class ZeroBody(RangeBody):
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = min(len(buffer), self.left)
+        self.left -= count
         return count
 
     def close(self) -> None:
@@ -130,3 +157,20 @@ def test_one_who_had_enough_breaks_off_for_others_nothing() -> None:
         with closing(blobs.pieces(BLOB, 0, len(DATA))) as pieces:
             assert next(pieces) == DATA[:PIECE]
         assert b"".join(blobs.pieces(BLOB, 0, len(DATA))) == DATA
+
+
+def test_memory_does_not_grow_with_the_size_of_what_is_read() -> None:
+    class Large:
+        def origin(self, registry: str, repository: str, descriptor: Descriptor) -> BlobOrigin:
+            return Zeros()
+
+    large = Descriptor("", BLOB.digest, Zeros.size)
+    tracemalloc.start()
+    try:
+        with Blobs(Large(), REF, _QUICK) as blobs:
+            total = sum(map(len, blobs.pieces(large, 0, large.size)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert total == large.size
+    assert peak < 64 << 20
