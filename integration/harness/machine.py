@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, ClassVar, Self
 
 from integration.harness.processes import DIES_WITH_US, Process, ProcessError, kill_through
+from integration.harness.secrets import Guard, SecretFound
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PREFIX = "modelpack-"
@@ -45,6 +46,7 @@ class Machine:
 
     made: ClassVar[list[Path]] = []
     """Directories of all machines this process ever made."""
+    guard: ClassVar[Guard] = Guard()
 
     def __init__(self) -> None:
         _sweep()
@@ -127,19 +129,27 @@ class Machine:
             except BaseException:
                 kill_through(command)
                 raise
+        self.guard.check(stdout + stderr, f"what {argv[0]} said")
         result = subprocess.CompletedProcess(argv, command.returncode, stdout, stderr)
         if check and result.returncode != 0:
             raise CommandError(result)
         return result
 
     def close(self) -> None:
-        """End every program, with SIGKILL: those that want more were stopped before."""
+        """End every program, with SIGKILL: those that want more were stopped before.
+
+        Raises :class:`SecretFound` when one of them wrote a secret to a file, such as its log.
+        """
         self._init.kill()
         for process in self._started:
             process.kill()
+        leaked: list[Path] = []
         if self.root.exists():
+            leaked = self.guard.files(self.root)
             _remove(self.root)
         self._lock.close()
+        if leaked:
+            raise SecretFound(f"a secret was written to {', '.join(map(str, leaked))}")
 
     def __enter__(self) -> Self:
         return self
