@@ -30,10 +30,10 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_secret_comes_out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    watch = Watch(_guard)
+    watch = Watch()
     watch.start()
     yield
-    watch.stop()
-    assert not watch.seen, f"secrets among the arguments of {', '.join(sorted(watch.seen))}"
+    seen = watch.stop()
+    assert not seen, f"secrets among the arguments of {', '.join(seen)}"
     found = _guard.files(tmp_path_factory.getbasetemp())
     assert not found, f"secrets in {', '.join(map(str, found))}"

@@ -51,16 +51,13 @@ def test_the_end_of_a_large_file_is_looked_at_too(tmp_path: Path) -> None:
 
 def test_a_program_that_has_one_among_its_arguments_is_seen() -> None:
     argv = [sys.executable, "-c", "print(flush=True); input()", f"--password={MARK}"]
-    watch = Watch(GUARD, every=0.01)
+    watch = Watch([MARK], every=0.01)
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
         assert program.stdout is not None
         program.stdout.readline()
         watch.start()
-        while not watch.seen:
-            pass
-        watch.stop()
+        assert watch.stop() == [f"{program.pid} ({sys.executable})"]
         program.communicate(b"\n")
-    assert watch.seen == {f"{program.pid} ({sys.executable})"}
 
 
 def test_no_mark_is_so_short_that_it_could_come_by_chance() -> None:

@@ -1,0 +1,118 @@
+"""Bytes and documents as outsiders could give them, for property tests; script/fuzz runs those
+for as long as you like."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+FACTOR = int(os.environ.get("FUZZ_FACTOR", "1"))
+"""How many times as many examples as usual."""
+
+_NUMBERS = st.sampled_from(
+    [0, 1, -1, 255, 1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63, 1 << 64, 10**400]
+)
+_TEXTS = st.text(max_size=30) | st.sampled_from(
+    [
+        "",
+        ".",
+        "..",
+        "/",
+        "a/b",
+        "../a",
+        "a\0b",
+        "\\",
+        "a" * 300,
+        "\ud800",
+        "sha256:",
+        "\u202e",
+        "NaN",
+    ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | _NUMBERS | _TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+DEEP = [b"[" * 100_000, b'{"a":' * 100_000, b"[" * 500 + b"]" * 500]
+"""What makes a recursive parser run out of stack."""
+
+
+def examples(count: int) -> settings:
+    """For ``@given`` above a test that wants another number of examples than the usual."""
+    return settings(
+        max_examples=count * FACTOR,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+
+
+@st.composite
+def damaged(draw: st.DrawFn, *sound: bytes) -> bytes:
+    """One of ``sound`` with some bytes flipped, set, cut off, left out, repeated or put between."""
+    data = bytearray(draw(st.sampled_from(sound)))
+    for _ in range(draw(st.integers(1, 5))):
+        at = draw(st.integers(0, max(0, len(data) - 1)))
+        end = min(len(data), at + draw(st.sampled_from([1, 1, 2, 4, 8, 64, 512])))
+        how = draw(st.sampled_from(["flip", "set", "cut", "drop", "repeat", "insert"]))
+        if how == "flip" and data:
+            data[at] ^= 1 << draw(st.integers(0, 7))
+        elif how == "set":
+            data[at:end] = draw(st.sampled_from([b"\0", b"\xff", b"\x80", b"9", b" "])) * (end - at)
+        elif how == "cut":
+            del data[at:]
+        elif how == "drop":
+            del data[at:end]
+        elif how == "repeat":
+            data[at:at] = data[at:end]
+        else:
+            data[at:at] = draw(st.binary(max_size=16))
+    return bytes(data)
+
+
+@st.composite
+def changed(draw: st.DrawFn, *sound: Any) -> Any:
+    """One of the JSON documents with some values, anywhere in it, replaced, removed or added."""
+    document = copy.deepcopy(draw(st.sampled_from(sound)))
+    for _ in range(draw(st.integers(1, 4))):
+        place, key = None, None
+        node = document
+        while isinstance(node, dict | list) and node:
+            keys = sorted(node) if isinstance(node, dict) else list(range(len(node)))
+            place, key = node, draw(st.sampled_from(keys))
+            node = place[key]
+            if draw(st.integers(0, 3)) == 0:
+                break
+        if place is None:
+            return draw(JSON)
+        how = draw(st.sampled_from(["replace", "replace", "remove", "again", "add"]))
+        if how == "remove":
+            del place[key]
+        elif how == "again" and isinstance(place, list):
+            place.append(copy.deepcopy(node))
+        elif how == "add" and isinstance(place, dict):
+            place[draw(_TEXTS)] = draw(JSON)
+        else:
+            place[key] = draw(JSON)
+    return document
+
+
+def documents(*sound: Any) -> st.SearchStrategy[bytes]:
+    """The documents as JSON, wrong in what they say or in how it is written."""
+    written = [json.dumps(document).encode() for document in sound]
+    return (
+        changed(*sound).map(lambda document: json.dumps(document).encode())
+        | damaged(*written)
+        | st.sampled_from(DEEP)
+    )
+
+
+def is_for_people(error: Exception) -> None:
+    """One line that is not too long, whatever was in what it is about."""
+    assert str(error).strip()
+    assert "\n" not in str(error)
+    assert len(str(error)) < 5000
