@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -51,27 +52,48 @@ def examples(count: int) -> settings:
     )
 
 
-@st.composite
-def damaged(draw: st.DrawFn, *sound: bytes) -> bytes:
+@dataclass(frozen=True)
+class Damage:
+    """What is done to some bytes, one edit after the other."""
+
+    edits: tuple[tuple[str, int, int, bytes], ...]
+    """How, where (modulo the length), over how many bytes, and with which."""
+
+    def to(self, sound: bytes) -> bytes:
+        data = bytearray(sound)
+        for how, place, length, junk in self.edits:
+            at = place % len(data) if data else 0
+            end = min(len(data), at + length)
+            if how == "flip":
+                data[at:end] = bytes(byte ^ (1 << place % 8) for byte in data[at:end])
+            elif how == "set":
+                data[at:end] = (junk[:1] or b"\0") * (end - at)
+            elif how == "cut":
+                del data[at:]
+            elif how == "drop":
+                del data[at:end]
+            elif how == "repeat":
+                data[at:at] = data[at:end]
+            else:
+                data[at:at] = junk
+        return bytes(data)
+
+
+DAMAGES = st.lists(
+    st.tuples(
+        st.sampled_from(["flip", "flip", "set", "cut", "drop", "repeat", "insert"]),
+        st.integers(0, 1 << 20),
+        st.sampled_from([1, 1, 1, 2, 4, 8, 64, 512]),
+        st.sampled_from([b"\0", b"\xff", b"\x80", b"9", b" ", b"\n"]) | st.binary(max_size=12),
+    ),
+    min_size=1,
+    max_size=5,
+).map(lambda edits: Damage(tuple(edits)))
+
+
+def damaged(*sound: bytes) -> st.SearchStrategy[bytes]:
     """One of ``sound`` with some bytes flipped, set, cut off, left out, repeated or put between."""
-    data = bytearray(draw(st.sampled_from(sound)))
-    for _ in range(draw(st.integers(1, 5))):
-        at = draw(st.integers(0, max(0, len(data) - 1)))
-        end = min(len(data), at + draw(st.sampled_from([1, 1, 2, 4, 8, 64, 512])))
-        how = draw(st.sampled_from(["flip", "set", "cut", "drop", "repeat", "insert"]))
-        if how == "flip" and data:
-            data[at] ^= 1 << draw(st.integers(0, 7))
-        elif how == "set":
-            data[at:end] = draw(st.sampled_from([b"\0", b"\xff", b"\x80", b"9", b" "])) * (end - at)
-        elif how == "cut":
-            del data[at:]
-        elif how == "drop":
-            del data[at:end]
-        elif how == "repeat":
-            data[at:at] = data[at:end]
-        else:
-            data[at:at] = draw(st.binary(max_size=16))
-    return bytes(data)
+    return st.builds(lambda damage, data: damage.to(data), DAMAGES, st.sampled_from(sound))
 
 
 @st.composite
