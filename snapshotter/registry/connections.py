@@ -31,6 +31,7 @@ from snapshotter.registry.proxies import proxy_for
 from snapshotter.registry.tls import tls_context
 
 _DISCARD_LIMIT = 64 << 10
+_HEAD_LIMIT = 256 << 10
 _BROKEN = (ConnectionError, http.client.BadStatusLine, http.client.CannotSendRequest)
 """What a request on a kept connection meets when the server has closed it meanwhile."""
 
@@ -200,7 +201,9 @@ class Pool:
             raise
         connection.sock.settimeout(self._options.read_timeout)
         connection.response_class = partial(  # type: ignore[assignment]
-            _PacedResponse, Pace(self._options.min_rate, self._options.read_timeout)
+            _PacedResponse,
+            Pace(self._options.min_rate, self._options.read_timeout),
+            self._options.answer_timeout,
         )
         return connection
 
@@ -226,27 +229,39 @@ class Pool:
 
 
 class _PacedResponse(http.client.HTTPResponse):
-    """An answer given up when it trickles: a socket's timeout begins anew with every byte."""
+    """An answer given up when it trickles: a socket's timeout begins anew with every byte.
 
-    def __init__(self, pace: Pace, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+    Its status and headers, and any number of answers 1xx before them, may have
+    :data:`_HEAD_LIMIT` bytes and take ``patience`` seconds.
+    """
+
+    def __init__(
+        self, pace: Pace, patience: float, sock: socket.socket, *args: Any, **kwargs: Any
+    ) -> None:
         super().__init__(sock, *args, **kwargs)
         pace.restart()
-        self.fp = io.BufferedReader(_PacedSocket(self.fp.detach(), pace))
+        self._paced = _PacedSocket(self.fp.detach(), pace, time.monotonic() + patience)
+        self.fp = io.BufferedReader(self._paced)
 
     def begin(self) -> None:
         super().begin()
-        # How long the registry thought is no measure of how fast the body comes.
-        pace = getattr(getattr(self.fp, "raw", None), "pace", None)
-        if pace is not None:
-            pace.restart()
+        self._paced.head_over()
 
 
 class _PacedSocket(io.RawIOBase):
     """The socket's file, whose bytes are counted against the time they take to come."""
 
-    def __init__(self, raw: io.RawIOBase, pace: Pace) -> None:
-        self.pace = pace
+    def __init__(self, raw: io.RawIOBase, pace: Pace, head_until: float) -> None:
         self._raw = raw
+        self._pace = pace
+        self._head_until: float | None = head_until
+        self._head_bytes = 0
+
+    def head_over(self) -> None:
+        """Status and headers have come. How long the registry thought is no measure of how fast
+        the body comes."""
+        self._head_until = None
+        self._pace.restart()
 
     def readable(self) -> bool:
         return True
@@ -254,8 +269,15 @@ class _PacedSocket(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         began = time.monotonic()
         count: int | None = self._raw.readinto(buffer)
-        if self.pace.too_slow(count or 0, time.monotonic() - began) and count:
-            raise TooSlow(f"{self.pace.received} bytes in {self.pace.waited:.0f} s")
+        now = time.monotonic()
+        if self._head_until is not None:
+            self._head_bytes += count or 0
+            if self._head_bytes > _HEAD_LIMIT:
+                raise http.client.HTTPException("headers without end")
+            if now > self._head_until:
+                raise TimeoutError
+        if self._pace.too_slow(count or 0, now - began) and count:
+            raise TooSlow(f"{self._pace.received} bytes in {self._pace.waited:.0f} s")
         return count
 
     def close(self) -> None:
@@ -283,11 +305,16 @@ class PooledResponse:
         self._sock = sock
         self._lock = threading.Lock()
         self._done = False
-        self._response: http.client.HTTPResponse
+        self._answer: http.client.HTTPResponse | None = None
 
     def begin(self) -> None:
         """Read status and headers."""
-        self._response = self.connection.getresponse()
+        self._answer = self.connection.getresponse()
+
+    @property
+    def _response(self) -> http.client.HTTPResponse:
+        assert self._answer is not None
+        return self._answer
 
     @property
     def status(self) -> int:
@@ -352,6 +379,9 @@ class PooledResponse:
         except OSError:
             pass  # the peer was quicker
         self.connection.close()
+        if self._answer is not None:
+            # Of an answer without a length only the answer itself has the socket any more.
+            self._answer.close()
         self._pool._forget(self)
 
 

@@ -56,7 +56,7 @@ def find_credential(address: str, docker_config: str = "") -> Lookup:
         config = _load(file)
     except FileNotFoundError:
         return Lookup(None, f"no credentials found, {file} does not exist")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return Lookup(None, f"no credentials found, {file} cannot be read: {_reason(error)}")
     helper = _table(config, "credHelpers").get(address) or config.get("credsStore")
     if _is_docker_hub(address):
@@ -172,7 +172,7 @@ def _ask_helper(helper: str, key: str) -> Lookup:
     try:
         answer = json.loads(done.stdout[:_HELPER_ANSWER_LIMIT])
         username, secret = answer["Username"], answer["Secret"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return Lookup(None, f"credential helper {program} gave an answer that is no credentials")
     if not isinstance(username, str) or not isinstance(secret, str) or not secret:
         return Lookup(None, f"credential helper {program} has none for {key}")
@@ -196,7 +196,7 @@ def _found_in(file: Path, credential: Credential) -> str:
     return f"credentials{user} from {file}"
 
 
-def _reason(error: OSError | ValueError) -> str:
+def _reason(error: OSError | ValueError | RecursionError) -> str:
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     # A JSON error would quote a place in the file, never its text; keep it so.
