@@ -34,6 +34,7 @@ _DISCARD_LIMIT = 64 << 10
 _HEAD_LIMIT = 256 << 10
 _BROKEN = (ConnectionError, http.client.BadStatusLine, http.client.CannotSendRequest)
 """What a request on a kept connection meets when the server has closed it meanwhile."""
+_UNANSWERED = (OSError, http.client.HTTPException, *UNUSABLE_URL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +106,8 @@ class Pool:
             try:
                 return self._send(connection, route, url, headers, asked)
             except _BROKEN:
-                connection.close()
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
+                pass
+            except _UNANSWERED as error:
                 raise connection_error(error, url, asked) from error
         try:
             connection = self._connect(route)
@@ -115,8 +115,7 @@ class Pool:
             raise connection_error(error, url, asked) from error
         try:
             return self._send(connection, route, url, headers, asked)
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
+        except _UNANSWERED as error:
             raise connection_error(error, url, asked) from error
 
     def close(self) -> None:
@@ -132,6 +131,21 @@ class Pool:
             entry.connection.close()
 
     def _send(
+        self,
+        connection: http.client.HTTPConnection,
+        route: _Route,
+        url: str,
+        headers: Mapping[str, str],
+        asked: str,
+    ) -> PooledResponse:
+        """Closes the connection when there is no answer."""
+        try:
+            return self._sent(connection, route, url, headers, asked)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _sent(
         self,
         connection: http.client.HTTPConnection,
         route: _Route,
