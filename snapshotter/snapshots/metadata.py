@@ -134,8 +134,9 @@ class Metadata:
                     f"{self._path} is in use by another modelpack-snapshotter; "
                     "stop it or give this one a root of its own"
                 ) from None
+            why = " ".join(str(error).split())  # SQLite quotes parts of a schema
             raise SnapshotError(
-                f"cannot read snapshot metadata {self._path}: {error}; put back a copy of it, or "
+                f"cannot read snapshot metadata {self._path}: {why}; put back a copy of it, or "
                 f"remove all of {self._path.parent} and have images pulled again"
             ) from None
         return snapshots, last
