@@ -73,3 +73,11 @@ def test_it_is_killed_last_and_started_again(name: str) -> None:
     unit = Unit(UNITS / name)
     assert int(unit.all("OOMScoreAdjust")[-1]) <= -999
     assert unit.all("Restart") == ["always"]
+
+
+@pytest.mark.parametrize("name", [DAEMON, KEEPER])
+def test_its_directories_are_roots_alone(name: str) -> None:
+    unit = Unit(UNITS / name)
+    assert unit.all("RuntimeDirectoryMode") == ["0700"]
+    assert unit.all("StateDirectoryMode") in ([], ["0700"])
+    assert unit.all("UMask") == ["0077"]
