@@ -58,6 +58,9 @@ class Machine:
         self.logs = self.directory("logs")
         self.cgroup = self.root.name
         self._started: list[Process] = []
+        self._boot()
+
+    def _boot(self) -> None:
         self._init = Process(
             ["sh", "-c", _INIT, str(self.root)],
             log=self.logs / "init.log",
@@ -71,6 +74,19 @@ class Machine:
         except BaseException:
             self.close()
             raise
+
+    def reboot(self, *in_memory: Path) -> None:
+        """As when a node is reset: all programs and mounts are gone, /run and what else is
+        ``in_memory`` is empty, the disk is as it was."""
+        self._init.kill()
+        for process in self._started:
+            process.kill()
+        self._started.clear()
+        (self.root / "up").unlink()
+        for directory in in_memory:
+            shutil.rmtree(directory)
+            directory.mkdir()
+        self._boot()
 
     @property
     def init_pid(self) -> int:

@@ -180,3 +180,17 @@ def test_any_chunk_list_is_read_or_refused(raw: bytes) -> None:
         decode_chunks(raw, manifest)
     except ArtifactError as error:
         is_for_people(error)
+
+
+def test_the_samples_are_sound() -> None:
+    manifest = parse(json.dumps(MANIFEST).encode())
+    assert isinstance(manifest, Manifest)
+    indexes = {digest(blob): index(blob) for blob in (SINGLE, BUNDLE)}
+    assert {file.path for file in layout(manifest, indexes).files} == {
+        "a/b", "another", "config.json", "d/one", "d/two", "x/w.safetensors",
+    }  # fmt: skip
+    assert isinstance(parse(json.dumps(INDEX).encode()), Index)
+    assert decode_marker(json.dumps(MARKER).encode()).repository == "a/b"
+    of = parse(manifest_bytes([layer(b"weights", "a/b")]))
+    assert isinstance(of, Manifest)
+    decode_chunks(json.dumps(CHUNKS).encode(), of)

@@ -64,7 +64,7 @@ def test_files_are_readable_by_all_and_writable_by_none(node: Node, model: Model
 
 
 def test_the_owner_is_who_the_configuration_says_whatever_the_artifact_does(
-    make_node: MakeNode, model: ModelRef
+    make_node: Callable[..., Node], model: ModelRef
 ) -> None:
     directory = make_node(MountOptions(uid=7, gid=8, prefetch=False)).mounts.mount(model)
     owners = shell(f"stat -c %u:%g {directory} {directory}/config.json {directory}/shards").stdout
