@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import io
 import select
 import socket
 import threading
@@ -18,20 +17,19 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from snapshotter.registry.control import USER_AGENT
 from snapshotter.registry.errors import RegistryError, Unreachable
-from snapshotter.registry.failures import UNUSABLE_URL, TooSlow, connection_error
+from snapshotter.registry.failures import UNUSABLE_URL, connection_error
 from snapshotter.registry.hosts import Tls, address_of
 from snapshotter.registry.options import RegistryOptions
 from snapshotter.registry.pace import Pace
+from snapshotter.registry.paced import PacedResponse
 from snapshotter.registry.proxies import proxy_for
 from snapshotter.registry.tls import tls_context
 
 _DISCARD_LIMIT = 64 << 10
-_HEAD_LIMIT = 256 << 10
 _BROKEN = (ConnectionError, http.client.BadStatusLine, http.client.CannotSendRequest)
 """What a request on a kept connection meets when the server has closed it meanwhile."""
 _UNANSWERED = (OSError, http.client.HTTPException, *UNUSABLE_URL)
@@ -215,7 +213,7 @@ class Pool:
             raise
         connection.sock.settimeout(self._options.read_timeout)
         connection.response_class = partial(  # type: ignore[assignment]
-            _PacedResponse,
+            PacedResponse,
             Pace(self._options.min_rate, self._options.read_timeout),
             self._options.answer_timeout,
         )
@@ -240,63 +238,6 @@ class Pool:
     def _forget(self, response: PooledResponse) -> None:
         with self._lock:
             self._active.discard(response)
-
-
-class _PacedResponse(http.client.HTTPResponse):
-    """An answer given up when it trickles: a socket's timeout begins anew with every byte.
-
-    Its status and headers, and any number of answers 1xx before them, may have
-    :data:`_HEAD_LIMIT` bytes and take ``patience`` seconds.
-    """
-
-    def __init__(
-        self, pace: Pace, patience: float, sock: socket.socket, *args: Any, **kwargs: Any
-    ) -> None:
-        super().__init__(sock, *args, **kwargs)
-        pace.restart()
-        self._paced = _PacedSocket(self.fp.detach(), pace, time.monotonic() + patience)
-        self.fp = io.BufferedReader(self._paced)
-
-    def begin(self) -> None:
-        super().begin()
-        self._paced.head_over()
-
-
-class _PacedSocket(io.RawIOBase):
-    """The socket's file, whose bytes are counted against the time they take to come."""
-
-    def __init__(self, raw: io.RawIOBase, pace: Pace, head_until: float) -> None:
-        self._raw = raw
-        self._pace = pace
-        self._head_until: float | None = head_until
-        self._head_bytes = 0
-
-    def head_over(self) -> None:
-        """Status and headers have come. How long the registry thought is no measure of how fast
-        the body comes."""
-        self._head_until = None
-        self._pace.restart()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        began = time.monotonic()
-        count: int | None = self._raw.readinto(buffer)
-        now = time.monotonic()
-        if self._head_until is not None:
-            self._head_bytes += count or 0
-            if self._head_bytes > _HEAD_LIMIT:
-                raise http.client.HTTPException("headers without end")
-            if now > self._head_until:
-                raise TimeoutError
-        if self._pace.too_slow(count or 0, now - began) and count:
-            raise TooSlow(f"{self._pace.received} bytes in {self._pace.waited:.0f} s")
-        return count
-
-    def close(self) -> None:
-        super().close()
-        self._raw.close()
 
 
 class PooledResponse:

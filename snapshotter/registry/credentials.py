@@ -6,7 +6,6 @@ Secrets live in :class:`Credential` only, which does not show them.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import subprocess
@@ -33,7 +32,8 @@ class Credential:
     @property
     def basic(self) -> str:
         """The value of an ``Authorization`` header, RFC 7617."""
-        pair = f"{self.username}:{self.password}".encode()
+        # JSON can carry lone surrogates, which are no text: the registry will say no.
+        pair = f"{self.username}:{self.password}".encode(errors="replace")
         return "Basic " + base64.b64encode(pair).decode()
 
 
@@ -130,7 +130,7 @@ def decode_entry(entry: Any) -> Credential | None:
     if isinstance(auth, str) and auth:
         try:
             decoded = base64.b64decode(auth, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, or no text in it
             return None
         username, _, password = decoded.partition(":")
         password = password.strip("\0")

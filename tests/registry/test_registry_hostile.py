@@ -332,8 +332,16 @@ def test_any_hosts_file_names_hosts_or_is_refused(damage: Damage) -> None:
 
 
 @examples(100)
-@given(documents({"auths": {"r.example": {"auth": "YTpi"}}, "credHelpers": {}, "credsStore": ""}))
+@given(
+    documents(
+        {"auths": {"r.example": {"auth": "YTpi"}}, "credHelpers": {}, "credsStore": ""},
+        {"auths": {"r.example": {"username": "a", "password": "b"}}},
+    )
+)
 def test_any_docker_config_has_credentials_or_none(tmp_path: Path, raw: bytes) -> None:
     file = tmp_path / "config.json"
     file.write_bytes(raw)
-    find_credential("r.example", str(file))
+    found = find_credential("r.example", str(file))
+    assert found.story
+    if found.credential is not None:
+        assert found.credential.basic.startswith("Basic ")
