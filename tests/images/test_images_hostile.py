@@ -13,10 +13,11 @@ from fuzzing import DAMAGES, Damage, damaged, documents, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proto.cri.runtime.v1 import api_pb2 as api
 from snapshotter.artifact.descriptor import Descriptor, Platform
 from snapshotter.artifact.digest import Digest, digest_of
 from snapshotter.artifact.marker import ModelRef
-from snapshotter.images.cri import PrivatePlaces
+from snapshotter.images.cri import PrivatePlaces, _read_pull
 from snapshotter.images.mirror import MirrorOptions, MirrorServer, serve
 from snapshotter.images.stub import stub_image
 from snapshotter.images.stub_store import StubStore
@@ -28,13 +29,15 @@ AMD64 = Platform("linux", "amd64")
 MODEL = ModelRef("r.example:5000", "team/m", Digest("sha256:" + "a" * 64))
 STUB = stub_image(MODEL, AMD64)
 BLOBS = {descriptor.digest: data for descriptor, data in STUB.contents}
+TEXTS = st.text(max_size=20).filter(lambda text: text.isprintable())
 FILES = ["manifest.json", "config.json", "layer.tar", "model.json"]
 ASKED = (
     b"HEAD /v2/team/m/manifests/1?ns=r.example HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     b"Authorization: Bearer abcdefgh\r\nAccept: */*\r\nContent-Length: 0\r\n\r\n"
 )
+BASIC = b"GET /token?service=x HTTP/1.1\r\nHost: h\r\nAuthorization: Basic YTpi\r\n\r\n"
 TOKEN = (
-    b"POST /modelpack/token HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 12\r\n"
+    b"POST /token HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 12\r\n"
     b"Transfer-Encoding: chunked\r\n\r\nc\r\ngrant_type=x\r\n0\r\n\r\n"
 )
 
@@ -123,7 +126,12 @@ def upstream() -> NoRegistry:
 def mirror(tmp_path: Path, upstream: NoRegistry) -> Iterator[MirrorServer]:
     options = MirrorOptions(address="127.0.0.1:0")
     server = serve(
-        options, upstream, tmp_path, serves=lambda name: name == "r.example", platform=AMD64
+        options,
+        upstream,
+        tmp_path,
+        serves=lambda name: name == "r.example",
+        platform=AMD64,
+        upstream_for=lambda secret: upstream,
     )
     yield server
     server.stop()
@@ -140,12 +148,12 @@ def answer(mirror: MirrorServer, raw: bytes) -> bytes:
 
 
 @examples(100)
-@given(damaged(ASKED, TOKEN) | st.binary(max_size=300))
+@given(damaged(ASKED, TOKEN, BASIC) | st.binary(max_size=300))
 def test_whatever_is_sent_to_the_mirror_it_answers_the_next(
     mirror: MirrorServer, upstream: NoRegistry, raw: bytes
 ) -> None:
     try:
-        answer(mirror, raw)
+        assert b" 500 " not in answer(mirror, raw).partition(b"\r\n")[0]
     except ConnectionResetError:
         pass  # what came after what it had read of a bad request
     assert answer(mirror, b"GET /v2/ HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200 OK")
@@ -181,3 +189,35 @@ def test_it_tunnels_for_nobody(mirror: MirrorServer, upstream: NoRegistry) -> No
     told = answer(mirror, b"CONNECT other.example:443 HTTP/1.1\r\nHost: other.example\r\n\r\n")
     assert told.split(b" ")[1] in (b"400", b"404", b"405")
     assert upstream.asked == []
+
+
+@pytest.mark.parametrize("shown", ["Basic \xfc", "Basic YTpi", "Basic", "Bearer x", "x" * 5000])
+def test_whoever_a_client_says_it_is_it_gets_a_token(mirror: MirrorServer, shown: str) -> None:
+    head = f"GET /token HTTP/1.1\r\nHost: h\r\nConnection: close\r\nAuthorization: {shown}\r\n\r\n"
+    assert answer(mirror, head.encode("latin-1")).startswith(b"HTTP/1.1 200 OK")
+
+
+PULL = api.PullImageRequest(
+    image=api.ImageSpec(image="r.example/a/m:1"),
+    auth=api.AuthConfig(username="u", password="p", server_address="https://r.example/v1/"),
+).SerializeToString()
+
+
+@examples(200)
+@given(
+    damaged(PULL)
+    | st.binary(max_size=200)
+    | st.builds(
+        lambda **fields: api.PullImageRequest(auth=api.AuthConfig(**fields)).SerializeToString(),
+        username=TEXTS,
+        password=TEXTS,
+        auth=TEXTS,
+        identity_token=TEXTS,
+        server_address=TEXTS,
+    )
+)
+def test_any_request_of_kubelet_has_a_secret_or_none(raw: bytes) -> None:
+    secret, image = _read_pull(raw)
+    assert isinstance(image, str)
+    if secret is not None:
+        assert secret.credential.basic
