@@ -128,7 +128,7 @@ class Metadata:
             used = [snapshot.id for snapshot in snapshots]
             if type(last) is not int or last < max(used, default=0):
                 raise BadRow("the last number given to a snapshot is lost")
-        except (sqlite3.Error, BadRow) as error:
+        except (sqlite3.Error, ValueError) as error:  # also a message of SQLite that is no text
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
                 raise SnapshotError(
                     f"{self._path} is in use by another modelpack-snapshotter; "
@@ -246,7 +246,7 @@ class Metadata:
             finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path) from None
             raise SnapshotError(f"snapshot metadata {self._path}: {error}") from None

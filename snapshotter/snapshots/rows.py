@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from snapshotter.artifact.digest import parse_digest
 from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.marker import ModelRef
@@ -17,6 +19,7 @@ from snapshotter.artifact.places import is_place
 from snapshotter.snapshots.snapshot import Kind, Snapshot, Usage
 
 Row = tuple[Any, ...]
+_KINDS = frozenset(int(kind) for kind in Kind)
 
 
 class BadRow(ValueError):
@@ -51,55 +54,55 @@ def _follow(snapshot: Snapshot, by_name: dict[str, Snapshot], rooted: set[str]) 
 
 
 def _snapshot(row: Row) -> Snapshot:
-    id, name, parent_id, parent = row[:4]
+    id, name, _, parent = row[:4]
     kind, labels, created, updated, size, inodes, registry, repository, digest = row[4:]
-    _need(isinstance(name, str) and name and isinstance(id, int), f"a snapshot is named {name!r}")
-    shown = f"snapshot {name!r:.200}"
-    _need(parent_id is None or isinstance(parent, str), f"{shown}: its parent is not there")
-    _need(kind in list(Kind), f"{shown}: no kind {kind!r:.50}")
-    _need(_are_counts(created, updated), f"{shown}: its times are no numbers")
-    counted = size is not None
-    _need(not counted or _are_counts(size, inodes), f"{shown}: its size is no number")
-    return Snapshot(
-        id=id,
-        name=name,
-        parent=parent or "",
-        kind=Kind(kind),
-        labels=_labels(labels, shown),
-        created=created,
-        updated=updated,
-        usage=Usage(size, inodes) if counted else None,
-        model=None if digest is None else _model(registry, repository, digest, shown),
-    )
-
-
-def _labels(raw: Any, shown: str) -> dict[str, str]:
+    if (fault := _fault(row)) is not None:
+        raise BadRow(f"snapshot {name!r:.200}: {fault}")
     try:
-        labels = json.loads(raw)
-    except (ValueError, TypeError, RecursionError):
-        labels = None
-    _need(isinstance(labels, dict), f"{shown}: its labels cannot be read")
-    texts = all(isinstance(value, str) for value in labels.values())
-    _need(texts, f"{shown}: its labels are no texts")
-    return dict(labels)
-
-
-def _model(registry: Any, repository: Any, digest: Any, shown: str) -> ModelRef:
-    named = all(isinstance(text, str) for text in (registry, repository, digest))
-    try:
-        _need(named and is_place(registry, repository), f"{shown}: it stands for no model")
-        return ModelRef(registry, repository, parse_digest(digest))
+        return Snapshot(
+            id=id,
+            name=name,
+            parent=parent or "",
+            kind=Kind(kind),
+            labels=msgspec.json.decode(labels, type=dict[str, str]),
+            created=created,
+            updated=updated,
+            usage=None if size is None else Usage(size, inodes),
+            model=(
+                None if digest is None else ModelRef(registry, repository, parse_digest(digest))
+            ),
+        )
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise BadRow(f"snapshot {name!r:.200}: its labels cannot be read") from None
     except ArtifactError as error:
-        raise BadRow(f"{shown}: {error}") from None
+        raise BadRow(f"snapshot {name!r:.200}: {error}") from None
 
 
-def _are_counts(*values: Any) -> bool:
-    return all(type(value) is int and 0 <= value < 1 << 63 for value in values)
+def _fault(row: Row) -> str | None:
+    """What is wrong with a row by itself."""
+    id, name, parent_id, parent, kind, labels, created, updated, size, inodes, *model = row
+    if not (type(id) is int and isinstance(name, str) and name):
+        return "it has no name"
+    if parent_id is not None and not isinstance(parent, str):
+        return "its parent is not there"
+    if type(kind) is not int or kind not in _KINDS:
+        return f"there is no kind {kind!r:.50}"
+    if not isinstance(labels, str):
+        return "its labels cannot be read"
+    if not (_is_count(created) and _is_count(updated)):
+        return "its times are no numbers"
+    if size is not None and not (_is_count(size) and _is_count(inodes)):
+        return "its size is no number"
+    registry, repository, digest = model
+    if digest is not None and not (
+        all(isinstance(text, str) for text in model) and is_place(registry, repository)
+    ):
+        return "it stands for no model"
+    return None
 
 
-def _need(holds: object, otherwise: str) -> None:
-    if not holds:
-        raise BadRow(otherwise)
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def encode_row(snapshot: Snapshot) -> Sequence[object]:

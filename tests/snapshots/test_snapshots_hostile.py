@@ -125,9 +125,10 @@ def with_value(path: Path, column: str, row: int, value: object) -> bytes | None
         ("parent", 1, 9, "is based on itself"),
         ("parent", 3, 99, "its parent is not there"),
         ("parent", 3, 20, "has children and is not committed"),
-        ("kind", 3, 7, "no kind 7"),
+        ("kind", 3, 7, "there is no kind 7"),
         ("labels", 3, "[1]", "its labels cannot be read"),
-        ("labels", 3, '{"a": 1}', "its labels are no texts"),
+        ("labels", 3, '{"a": 1}', "its labels cannot be read"),
+        ("labels", 3, 7, "its labels cannot be read"),
         ("created", 3, "now", "its times are no numbers"),
         ("size", 3, -1, "its size is no number"),
         ("digest", 20, "sha256:zz", "sha256:zz"),
@@ -141,3 +142,9 @@ def test_what_makes_no_sense_is_told_with_what_to_do(
     assert changed is not None
     with pytest.raises(SnapshotError, match=rf"cannot read .*{re.escape(why)}.*have images pulled"):
         opened(tmp_path / "db", changed)
+
+
+def test_damage_of_which_sqlite_cannot_even_tell_is_told(tmp_path: Path) -> None:
+    damage = Damage((("drop", 4044, 512, b"\0"), ("set", 83410, 1, b"\xff")))
+    with pytest.raises(SnapshotError, match="cannot read snapshot metadata"):
+        opened(tmp_path / "db", damage.to(SOUND))
