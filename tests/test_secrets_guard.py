@@ -60,5 +60,15 @@ def test_a_program_that_has_one_among_its_arguments_is_seen() -> None:
         program.communicate(b"\n")
 
 
+def test_programs_of_others_are_none_of_our_business() -> None:
+    argv = [sys.executable, "-c", "print(flush=True); input()", f"--password={MARK}"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        assert GUARD.programs(os.getpid()) == [f"{program.pid} ({sys.executable})"]
+        assert GUARD.programs(program.pid) == []
+        program.communicate(b"\n")
+
+
 def test_no_mark_is_so_short_that_it_could_come_by_chance() -> None:
     assert all(len(mark) >= 7 for mark in MARKS)

@@ -58,15 +58,20 @@ class Guard:
             if not any(path.match(pattern) for pattern in given) and self.holds(_ends(path))
         ]
 
-    def programs(self) -> list[str]:
-        """Programs with a secret in their arguments, which everybody can list."""
+    def programs(self, below: int) -> list[str]:
+        """Programs that the process ``below`` or its children started, with a secret in their
+        arguments, which everybody can list."""
         found = []
         for program in Path("/proc").glob("[0-9]*"):
             try:
                 arguments = (program / "cmdline").read_bytes()
             except OSError:
                 continue  # it has ended
-            if self.holds(arguments) and _TOLD_BY_TESTS not in arguments:
+            if (
+                self.holds(arguments)
+                and _TOLD_BY_TESTS not in arguments
+                and below in _ancestors(int(program.name))
+            ):
                 found.append(f"{program.name} ({arguments.partition(bytes(1))[0].decode()})")
         return found
 
@@ -108,9 +113,21 @@ def main() -> None:
     print(flush=True)
     over = False
     while not over:
-        for found in guard.programs():
+        for found in guard.programs(os.getppid()):
             print(found, flush=True)
         over = bool(select.select([sys.stdin], [], [], told["every"])[0])
+
+
+def _ancestors(pid: int) -> list[int]:
+    found = []
+    while pid > 1:
+        try:
+            # Behind the name, which may hold anything: state, then the parent.
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+        found.append(pid)
+    return found
 
 
 def _forms(mark: bytes) -> Iterator[bytes]:
