@@ -94,6 +94,7 @@ class Watch:
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[2],
+            start_new_session=True,  # Ctrl-C is for the tests
         )
         assert self._program.stdin is not None
         assert self._program.stdout is not None
