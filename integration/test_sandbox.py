@@ -46,22 +46,24 @@ def namespaced(pid: int) -> int:
     return int(status(pid)["NSpid"].split()[-1])
 
 
+@pytest.mark.parametrize("installed", [True, False], ids=["keeper-unit", "no-keeper-unit"])
 def test_models_are_mounted_read_and_survive_a_kill_in_the_sandbox_of_the_units(
-    machine: Machine, places: Places, registry: Registry
+    machine: Machine, places: Places, registry: Registry, installed: bool
 ) -> None:
-    socket = places.state / "keeper.sock"
-    argv = in_sandbox(KEEPER, str(PROGRAMS / "modelpack-keeper"), "--socket", str(socket))
-    keeper = machine.start(argv, log="keeper.log")
-    keeper.wait_until(socket.exists, "its socket")
+    """Where the keeper's unit is not installed the daemon starts a keeper, in its own sandbox."""
+    if installed:
+        socket = places.state / "keeper.sock"
+        argv = in_sandbox(KEEPER, str(PROGRAMS / "modelpack-keeper"), "--socket", str(socket))
+        keeper = machine.start(argv, log="keeper.log")
+        keeper.wait_until(socket.exists, "its socket")
+        is_confined(keeper.pid, capabilities=0)
     with (
         Sandboxed(machine, places) as snapshotter,
         Containerd(machine, releases()[0], places) as containerd,
     ):
-        for pid in (snapshotter.process.pid, keeper.pid):
-            told = status(pid)
-            assert told["NoNewPrivs"] == "1"
-            assert told["Seccomp"] == "2"  # a filter
-            assert int(told["CapBnd"], 16).bit_count() == (7 if pid != keeper.pid else 0)
+        is_confined(snapshotter.process.pid, capabilities=7)
+        if installed:
+            assert snapshotter.status()["keeper"]["pid"] == namespaced(keeper.pid)
         containerd.import_rootfs()
         model = push_model(snapshotter, registry)
         snapshotter.modelpack("pull", "--as", "stub", model.tag)
@@ -78,15 +80,21 @@ def test_models_are_mounted_read_and_survive_a_kill_in_the_sandbox_of_the_units(
             container.ask(f"exec 7< /models/{name}")
             container.ask(f"tail -c 1 /models/{name} > /dev/null")  # the open above was answered
             assert snapshotter.status()["models"][0]["passthrough"]
-            assert snapshotter.status()["keeper"]["pid"] == namespaced(keeper.pid)
             snapshotter.process.kill()
             assert model.sums[name] in container.ask("sha256sum <&7", seconds=20)
             snapshotter.start()
+            assert snapshotter.status()["keeper"]["holds"] == 1
             assert read_sums(container.ask(sums_command("/models")), "/models") == model.sums
         machine.run(["umount", target])
-    keeper.stop()
     logs = "".join(path.read_text() for path in machine.logs.glob("*.log"))
     assert not re.search(r"Operation not permitted|EPERM|Traceback", logs)
+
+
+def is_confined(pid: int, *, capabilities: int) -> None:
+    told = status(pid)
+    assert told["NoNewPrivs"] == "1"
+    assert told["Seccomp"] == "2"  # a filter
+    assert int(told["CapBnd"], 16).bit_count() == capabilities
 
 
 @pytest.mark.parametrize(
