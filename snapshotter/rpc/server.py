@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 import structlog
 
@@ -78,7 +79,8 @@ class _Peer:
                 work(self.connection)
             except ConnectionFailed as failure:
                 log.warning("connection given up", why=str(failure))
-                self.socket.shutdown(socket.SHUT_RDWR)  # the thread that reads closes it
+                with suppress(OSError):
+                    self.socket.shutdown(socket.SHUT_RDWR)  # the thread that reads closes it
                 return
             self._send()
 
@@ -135,7 +137,9 @@ class Server:
         self._thread.start()
 
     def stop(self, grace: float) -> None:
-        """No new calls; those under way have ``grace`` seconds."""
+        """No new calls; those under way have ``grace`` seconds. Again: nothing."""
+        if self._ending.is_set():
+            return
         self._selector.unregister(self._listener)
         self._listener.close()
         for peer in list(self._peers.values()):
@@ -187,8 +191,10 @@ class Server:
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError as error:  # the client left, no descriptors, or the end
-            if not isinstance(error, BlockingIOError):
+        except BlockingIOError:
+            return  # the client has left
+        except OSError as error:
+            if self._listener.fileno() >= 0:
                 log.warning("connection not accepted", why=str(error))
             return
         peer = _Peer(sock, self._watch)

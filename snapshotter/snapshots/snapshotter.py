@@ -337,10 +337,14 @@ class Snapshotter:
 
 
 def _kernel_options() -> tuple[str, ...]:
-    """What overlayfs needs said on this kernel.
+    """What overlayfs needs said on this kernel, of the options it knows.
 
-    ``index=off`` where the option is known: with it on, a lower may not be used by two
-    mounts with different uppers. (``userxattr`` is for daemons in a user namespace, which
-    this one cannot be: it mounts FUSE for others.)
+    ``index=off``: with it on, a lower may not be used by two mounts with different uppers.
+    ``redirect_dir=on``: without it, which is the default of most kernels, a directory of a
+    lower layer cannot be renamed (EXDEV). BuildKit, which reads uppers by itself, says off
+    behind it. (``userxattr`` is for daemons in a user namespace, which this one cannot be:
+    it mounts FUSE for others.)
     """
-    return ("index=off",) if Path("/sys/module/overlay/parameters/index").exists() else ()
+    known = Path("/sys/module/overlay/parameters")
+    options = {"index": "index=off", "redirect_dir": "redirect_dir=on"}
+    return tuple(option for name, option in options.items() if (known / name).exists())
