@@ -63,8 +63,10 @@ INSERT INTO snapshots VALUES (
     size = excluded.size, inodes = excluded.inodes, registry = excluded.registry,
     repository = excluded.repository, digest = excluded.digest
 """
-_CHECKPOINT = 100
-"""Pages of the log that are copied into the file at once: few, for somebody waits for it."""
+_CHECKPOINT = 2000
+"""Pages of the log that are copied into the file even while somebody waits for it."""
+_IDLE = 1.0
+"""Seconds without a write after which they are copied anyway: then nobody waits."""
 
 
 class Write(Generic[_T]):
@@ -216,18 +218,31 @@ class Metadata:
         then(write)
 
     def _run(self) -> None:
+        copied = True
         while True:
             with self._queued:
-                self._queued.wait_for(lambda: self._queue or self._ending)
+                self._queued.wait_for(
+                    lambda: self._queue or self._ending, None if copied else _IDLE
+                )
                 writes, self._queue = self._queue, []
+                ending = self._ending
             if not writes:
-                return
+                if ending:
+                    return
+                self._copy_log()
+            copied = not writes
             self._write_together(writes)
             for write in writes:
                 try:
                     write.then(write)
                 except Exception:
                     log.exception("what was written could not be answered")
+
+    def _copy_log(self) -> None:
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            log.warning("the log of snapshot metadata stays as it is", why=str(error))
 
     def _write_together(self, writes: Sequence[Write[Any]]) -> None:
         made: list[tuple[Write[Any], Transaction]] = []
