@@ -217,8 +217,33 @@ def test_k3s(node: Node, newest_containerd: Containerd, registry: Registry) -> N
     names = sorted({path.partition("/")[0] for path in model.sums})
     assert [sorted(listing.split()) for listing in found(printed, "ls")] == [names]
 
-    pod = (REPOSITORY / "docs" / "k3s.md").read_text()
-    said = dict(re.findall(r"^ *(runtimeClassName|mountPath|reference): (\S+)$", pod, re.MULTILINE))
+    assert_pod_of_page_reads("k3s.md", containerd, registry, model)
+
+
+def test_kubernetes(node: Node, newest_containerd: Containerd, registry: Registry) -> None:
+    model = node.push(registry)
+    printed = run_page(
+        "kubernetes.md",
+        node.machine,
+        environment=node.environment(newest_containerd),
+        exchanged=node.exchanged(model),
+        restart=restarting(newest_containerd),
+    )
+    by_handler, by_default = found(printed, "modelpack config containerd")
+    assert 'snapshotter = "modelpack"' in by_handler
+    assert by_handler != by_default
+    assert "ImageVolume: true" in printed["modelpack config kubelet"]
+    (examined,) = found(printed, "modelpack doctor")
+    assert registry.host in examined
+    assert_pod_of_page_reads("kubernetes.md", newest_containerd, registry, model)
+
+
+def assert_pod_of_page_reads(
+    page: str, containerd: Containerd, registry: Registry, model: PushedModel
+) -> None:
+    """The pod that the page shows, as kubelet asks containerd for it."""
+    pod = (REPOSITORY / "docs" / page).read_text()
+    said = dict(re.findall(r"^ *(runtimeClassName|mountPath|reference): (\S+)", pod, re.MULTILINE))
     with Cri(containerd) as cri:
         pulled = cri.pull(said["reference"].replace("registry.example.com", registry.host))
         with cri.pod(handler=said["runtimeClassName"]) as running:
@@ -240,7 +265,27 @@ def write_as_k3s(certs: Path, registries: str) -> None:
         )
 
 
-@pytest.mark.parametrize("page", ["docker.md", "ctr.md", "nerdctl.md", "k3s.md"])
+RUN = {"docker.md", "ctr.md", "nerdctl.md", "k3s.md", "kubernetes.md"}
+"""The pages whose commands are run above, every one of them: :func:`run_page`."""
+
+
+def test_every_client_has_a_page_and_every_page_is_run() -> None:
+    text = (REPOSITORY / "docs" / "install.md").read_text()
+    section = text[text.index("## 4. Use it") : text.index("Without containerd:")]
+    assert set(re.findall(r"\]\(([^)]+\.md)\)", section)) == RUN
+    run = set(re.findall(r'run_page\(\s*"([^"]+)"', Path(__file__).read_text()))
+    assert run == RUN
+
+
+@pytest.mark.parametrize("page", sorted(RUN))
+def test_every_command_of_a_page_stands_where_it_is_found(page: str) -> None:
+    """Not in a block of another name or an indented one, which nobody would run."""
+    text = (REPOSITORY / "docs" / page).read_text()
+    for indented, language in re.findall(r"^([ \t]*)```(\S+)", text, re.MULTILINE):
+        assert (indented, language) in {("", "sh"), ("", "toml"), ("", "yaml")}
+
+
+@pytest.mark.parametrize("page", sorted(RUN))
 def test_each_page_names_the_same_example(page: str) -> None:
     for command in commands(page):
         for name in re.findall(r"registry\.example\.com/(\S+?)(?=[,\s]|$)", command):

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import pytest
 
 from integration.harness.container import Container
-from integration.harness.containerd import Containerd, Release
+from integration.harness.containerd import Containerd, Release, releases
 from integration.harness.machine import CommandError, Machine
 from integration.harness.places import Places
 from integration.harness.registry import Registry
@@ -63,6 +63,30 @@ def test_a_model_is_pulled_in_kilobytes_and_read_in_full(
         assert read_sums(container.ask(sums_command("/models")), "/models") == model.sums
         assert "Read-only file system" in container.ask("touch /models/x || true")
     assert snapshotter.status()["fetched_bytes"] <= size
+
+
+@pytest.mark.parametrize("release", [r for r in releases() if r.version != "1.6"], ids=str)
+def test_a_model_pulled_by_ctr_itself_is_the_same_as_one_pulled_by_the_transfer_service(
+    containerd: Containerd, pull: Pull, places: Places, snapshotter: Snapshotter, model: PushedModel
+) -> None:
+    hosts = ("--hosts-dir", str(places.certs))
+    before = set(containerd.ctr("content", "ls", "-q").split())
+    containerd.ctr("images", "pull", "--local", "--snapshotter", "modelpack", *hosts, model.tag)
+    assert snapshotter.status()["fetched_bytes"] == 0
+    local = set(containerd.ctr("content", "ls", "-q").split()) - before
+    target = str(containerd.machine.directory("mounted"))
+    mount_image(containerd, model.tag, target)
+    listed = containerd.machine.run(["sh", "-c", sums_command(target)]).stdout
+    assert read_sums(listed, target) == model.sums
+    containerd.machine.run(["umount", target])
+    containerd.ctr("leases", "rm", target)
+    containerd.ctr("images", "rm", "--sync", model.tag)
+    containerd.process.wait_until(
+        lambda: not local & set(containerd.ctr("content", "ls", "-q").split()),
+        "the end of its contents",
+    )
+    pull(model.tag)
+    assert set(containerd.ctr("content", "ls", "-q").split()) >= local
 
 
 def mount_image(containerd: Containerd, name: str, target: str) -> None:
@@ -131,6 +155,25 @@ def test_the_puller_makes_a_model_known_without_the_mirror(
         mount_image(containerd, name, target)
         listed = containerd.machine.run(["sh", "-c", sums_command(target)]).stdout
         assert read_sums(listed, target) == model.sums
+
+
+def test_a_container_in_a_user_namespace_reads_a_model(
+    containerd: Containerd, pull: Pull, model: PushedModel
+) -> None:
+    """By a plain read-only bind: its files are readable for everybody, and nobody's there."""
+    pull(model.tag)
+    target = str(containerd.machine.directory("mounted"))
+    mount_image(containerd, model.tag, target)
+    mount = f"type=bind,src={target},dst=/models,options=rbind:ro:nosuid:nodev"
+    containerd.machine.root.chmod(0o711)  # its root is somebody else outside
+    mapping = ("--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536")
+    with Container(
+        containerd, "mapped", snapshotter="modelpack", mounts=[mount], options=mapping
+    ) as container:
+        assert container.ask("cat /proc/self/uid_map").split() == ["0", "100000", "65536"]
+        assert read_sums(container.ask(sums_command("/models")), "/models") == model.sums
+        container.ask("echo its own > /file")
+        assert container.ask("stat -c %u /file") == "0"
 
 
 def test_ordinary_images_run_on_the_same_snapshotter(

@@ -40,12 +40,17 @@ class Side:
         return f"<{self._seen.setdefault(found[1], len(self._seen))}/{found[2]}>"
 
     def shown(self, mounts: Sequence[Mount]) -> list[tuple[str, str, list[str]]]:
-        """Mounts, without where the snapshotter keeps its directories."""
+        """Mounts, without where the snapshotter keeps its directories, and without the one
+        option that is ours: directories of lower layers can be renamed."""
         return [
             (
                 mount.type,
                 _LAYER.sub(self._layer, mount.source),
-                [_LAYER.sub(self._layer, option) for option in sorted(mount.options)],
+                [
+                    _LAYER.sub(self._layer, option)
+                    for option in sorted(mount.options)
+                    if option != "redirect_dir=on"
+                ],
             )
             for mount in mounts
         ]

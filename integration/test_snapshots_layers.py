@@ -97,8 +97,8 @@ def replace_directory(root: Path, name: str) -> None:
 
 def move(root: Path, name: str, to: str) -> None:
     source, target = root / name, root / to
-    # A file: renames of lower directories fail with EXDEV, and who copies loses owners.
-    if source.is_file() and target.parent.is_dir() and source != target:
+    inside = target.is_relative_to(source) or source.is_relative_to(target)
+    if source.exists() and target.parent.is_dir() and not inside:
         remove(root, to)
         source.rename(target)
 
@@ -162,6 +162,22 @@ def test_layers_add_up_to_what_was_done_whatever_it_was(
         parent = key
     with mounted(client.view(f"{example} view", parent), work / "m") as directory:
         assert facts(directory) == facts(flat)
+
+
+def test_a_directory_of_a_lower_layer_is_renamed_and_stays_so(
+    client: Snapshots, work: Path
+) -> None:
+    def make(root: Path) -> None:
+        (root / "old" / "deep").mkdir(parents=True)
+        (root / "old" / "deep" / "file").write_text("x")
+
+    client.layer("directory", "", work / "m", make)
+    client.layer("renamed", "directory", work / "m", lambda root: (root / "old").rename(root / "n"))
+    client.layer("again", "renamed", work / "m", lambda root: (root / "n").rename(root / "new"))
+    with mounted(client.view("renamed view", "again"), work / "m") as directory:
+        found = sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+        assert found == ["new", "new/deep", "new/deep/file"]
+        assert (directory / "new" / "deep" / "file").read_text() == "x"
 
 
 def test_hard_links_of_one_layer_are_one_file(client: Snapshots, work: Path) -> None:

@@ -31,7 +31,7 @@ from snapshotter.images.allowed import check_allowed
 from snapshotter.images.containerd import Containerd
 from snapshotter.images.cri import PrivatePlaces, PullWatcher
 from snapshotter.images.cri_proxy import serve as serve_cri
-from snapshotter.images.direct import find_image_volume, is_looked_at
+from snapshotter.images.direct import find_image_volume, is_looked_at, may_be_image_volume
 from snapshotter.images.mirror import named_in_hosts
 from snapshotter.images.mirror import serve as serve_mirror
 from snapshotter.images.options import ImageOptions
@@ -59,6 +59,9 @@ class NodeModels:
         self._containerd = containerd
         self._mounts = mounts
         self._options = options
+
+    def may_be_meant(self, key: str) -> bool:
+        return may_be_image_volume(key)
 
     def find(self, key: str, labels: Mapping[str, str]) -> ModelRef | None:
         del labels  # a hint at best; containerd's own records decide

@@ -29,14 +29,16 @@ class Container:
         *,
         snapshotter: str = "overlayfs",
         mounts: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> None:
-        """Start it. ``mounts`` are as `ctr run --mount` takes them."""
+        """Start it. ``mounts`` are as `ctr run --mount` takes them; ``options`` are its own."""
         self._containerd = containerd
         self._name = name
         argv = [
             *("ctr", "run", "--rm", "--snapshotter", snapshotter),
             *("--cgroup", f"/{containerd.machine.cgroup}/{name}"),
             *(word for mount in mounts for word in ("--mount", mount)),
+            *options,
             *(ROOTFS_IMAGE, name, "/bin/sh"),
         ]
         self._log = containerd.machine.logs / f"container-{name}.log"

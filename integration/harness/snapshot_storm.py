@@ -26,6 +26,9 @@ STEPS = 25
 
 
 class NoModels:
+    def may_be_meant(self, key: str) -> bool:
+        return False
+
     def find(self, key: str, labels: Mapping[str, str]) -> ModelRef | None:
         return None
 

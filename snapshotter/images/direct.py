@@ -44,6 +44,11 @@ _DOCKER_MOUNT = re.compile(r"[0-9a-f]{64},src=(?P<source>.+),dst=.+")
 _ENDS_WITH_DIGEST = re.compile(r"(?:.*@)?(sha256:[0-9a-f]{64})")
 
 
+def may_be_image_volume(key: str) -> bool:
+    """Whether :func:`find_image_volume` would ask containerd about ``key``. Pure."""
+    return _VOLUME_KEY.fullmatch(key) is not None or bool(_docker_mount(key)[1])
+
+
 def find_image_volume(key: str, containerd: Containerd) -> ModelRef | None:
     """The model that the image volume ``key`` stands for; None when it is no model's.
 

@@ -128,7 +128,11 @@ class Layers:
             if path.name in keep:
                 continue
             if not path.name.startswith(_ASIDE):
-                path = path.rename(self._root / f"{_ASIDE}{path.name}-{secrets.token_hex(4)}")
+                aside = self._root / f"{_ASIDE}{path.name}-{secrets.token_hex(4)}"
+                try:
+                    path = path.rename(aside)
+                except FileNotFoundError:
+                    continue  # a removed one, which was just deleted
             self._delete_soon(path)
 
     def missing(self, living: Collection[int]) -> list[int]:

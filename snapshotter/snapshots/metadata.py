@@ -1,9 +1,9 @@
 """What is known of each snapshot, durably: one SQLite file, one process, one writer.
 
-Everything is in memory as well, where reading takes no lock and no file. Who writes
-waits until the disk has it: containerd believes that what was answered is there after
-a power cut, hence ``synchronous=FULL``. Those who write at the same time share one
-flush. Nobody reads what is not on the disk yet.
+Everything is in memory as well, where reading takes no lock and no file. What is
+written counts once the disk has it: containerd believes that what was answered is there
+after a power cut, hence ``synchronous=FULL``. One thread writes; what comes meanwhile
+waits and then shares one flush. Nobody reads what is not on the disk yet.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import threading
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from queue import SimpleQueue
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import structlog
 
@@ -61,21 +62,37 @@ INSERT INTO snapshots VALUES (
     size = excluded.size, inodes = excluded.inodes, registry = excluded.registry,
     repository = excluded.repository, digest = excluded.digest
 """
-_CHECKPOINT = 100
-"""Pages of the log that are copied into the file at once: few, for somebody waits for it."""
+_CHECKPOINT = 2000
+"""Pages of the log that are copied into the file even while somebody waits for it."""
+_IDLE = 1.0
+"""Seconds without a write after which they are copied anyway: then nobody waits."""
 
 
-class _Write(Generic[_T]):
+class Write(Generic[_T]):
     """Somebody's changes: asked for, then made or refused."""
 
-    def __init__(self, work: Callable[[Transaction], _T]) -> None:
+    def __init__(self, work: Callable[[Transaction], _T], then: Then[_T]) -> None:
         self.work = work
-        self.error: BaseException | None = None
+        self.then = then
         self.answer: _T
-        self.done = False
-        self.turn = threading.Lock()
-        """Released when it is done, or when its thread is to write for the next ones."""
-        self.turn.acquire()
+        self.error: BaseException | None = None
+
+    def result(self) -> _T:
+        """What the work returned, once the disk has its changes; raises why it has not."""
+        if self.error is not None:
+            raise self.error
+        return self.answer
+
+
+Then: TypeAlias = Callable[[Write[_T]], None]
+"""Told what became of a write, in the thread that writes for all: it must not wait."""
+
+
+def waited(start: Callable[[Then[_T]], None]) -> _T:
+    """What becomes of the write that ``start`` starts."""
+    done: SimpleQueue[Write[_T]] = SimpleQueue()
+    start(done.put)
+    return done.get().result()
 
 
 class Metadata:
@@ -84,10 +101,12 @@ class Metadata:
     def __init__(self, path: Path) -> None:
         """Raises :class:`SnapshotError`, among others when another process has it open."""
         self._path = path
-        self._queue: list[_Write[Any]] = []
-        self._writing = False
+        self._queue: list[Write[Any]] = []
+        self._ending = False
+        self._queued = threading.Condition(threading.Lock())
+        """Something is in the queue, or all is to end."""
         self._lock = threading.Lock()
-        """Of the queue, and of ``_durable`` while it changes."""
+        """Of ``_durable`` while it changes."""
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
@@ -100,7 +119,9 @@ class Metadata:
         self._ids = count(last + 1)
         self._durable = Table(snapshots)
         self._newest = Table(snapshots)
-        """With what is being written; for who writes only."""
+        """With what is being written; for the thread that writes only."""
+        self._thread = threading.Thread(target=self._run, name="modelpack-metadata", daemon=True)
+        self._thread.start()
 
     def _open(self) -> tuple[list[Snapshot], int]:
         """All snapshots, and the last identifier that was ever given."""
@@ -142,7 +163,12 @@ class Metadata:
         return snapshots, last
 
     def close(self) -> None:
-        self.write(lambda _: self._db.close())
+        """What was asked for is written first."""
+        with self._queued:
+            self._ending = True
+            self._queued.notify()
+        self._thread.join()
+        self._db.close()
 
     def get(self, name: str) -> Snapshot:
         return self._durable.get(name)
@@ -175,41 +201,57 @@ class Metadata:
     def write(self, work: Callable[[Transaction], _T]) -> _T:
         """All that ``work`` changes, durably, or nothing; one at a time.
 
-        ``work`` may run in the thread of another who writes. Raises what it raises, and
-        :class:`SnapshotError` or OSError when the disk refuses.
+        ``work`` runs in the thread that writes for all, and must not wait for anything but
+        the disk. Raises what it raises, and :class:`SnapshotError` or OSError when the disk
+        refuses.
         """
-        write = _Write(work)
-        with self._lock:
-            self._queue.append(write)
-            first = not self._writing
-            self._writing = True
-        if not first:
-            write.turn.acquire()
-        if not write.done:
-            self._write_queue()
-        if write.error is not None:
-            raise write.error
-        return write.answer
 
-    def _write_queue(self) -> None:
-        """Write for all who wait; who came meanwhile goes on with it."""
-        with self._lock:
-            writes, self._queue = self._queue, []
-        try:
+        def start(then: Then[_T]) -> None:
+            self.write_soon(work, then)
+
+        return waited(start)
+
+    def write_soon(self, work: Callable[[Transaction], _T], then: Then[_T]) -> None:
+        """As :meth:`write`, without waiting."""
+        write = Write(work, then)
+        with self._queued:
+            if not self._ending:
+                self._queue.append(write)
+                if len(self._queue) == 1:
+                    self._queued.notify()
+                return
+        write.error = SnapshotError(f"{self._path}: not written, the daemon is stopping")
+        then(write)
+
+    def _run(self) -> None:
+        copied = True
+        while True:
+            with self._queued:
+                self._queued.wait_for(
+                    lambda: self._queue or self._ending, None if copied else _IDLE
+                )
+                writes, self._queue = self._queue, []
+                ending = self._ending
+            if not writes:
+                if ending:
+                    return
+                self._copy_log()
+            copied = not writes
             self._write_together(writes)
-        finally:
-            with self._lock:
-                self._writing = bool(self._queue)
-                if self._queue:
-                    self._queue[0].turn.release()
             for write in writes:
-                if not write.done:
-                    write.error = write.error or SnapshotError(f"{self._path}: not written")
-                    write.done = True
-                write.turn.release()
+                try:
+                    write.then(write)
+                except Exception:
+                    log.exception("what was written could not be answered")
 
-    def _write_together(self, writes: Sequence[_Write[Any]]) -> None:
-        made: list[tuple[_Write[Any], Transaction]] = []
+    def _copy_log(self) -> None:
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            log.warning("the log of snapshot metadata stays as it is", why=str(error))
+
+    def _write_together(self, writes: Sequence[Write[Any]]) -> None:
+        made: list[tuple[Write[Any], Transaction]] = []
         for write in writes:
             transaction = Transaction(self._newest, self._ids.__next__)
             try:
@@ -228,8 +270,6 @@ class Metadata:
         with self._lock:
             for before, after in changes:
                 self._durable.put(before, after)
-        for write in writes:
-            write.done = True
 
     def _flush(self, changes: Sequence[Change]) -> None:
         if not changes:
@@ -252,7 +292,7 @@ class Metadata:
             raise SnapshotError(f"snapshot metadata {self._path}: {error}") from None
 
 
-def _refuse(write: _Write[Any], transaction: Transaction, error: BaseException) -> None:
+def _refuse(write: Write[Any], transaction: Transaction, error: BaseException) -> None:
     write.error = error
     try:
         transaction.roll_back()

@@ -12,6 +12,9 @@ from snapshotter.artifact.marker import ModelRef
 class Models(Protocol):
     """Models of this node. Thread-safe; every method raises :class:`ModelpackError`."""
 
+    def may_be_meant(self, key: str) -> bool:
+        """Whether :meth:`find` may have to ask somebody about ``key``. Pure."""
+
     def find(self, key: str, labels: Mapping[str, str]) -> ModelRef | None:
         """The model that a snapshot without parent, asked for under ``key``, stands for.
 

@@ -4,12 +4,16 @@ The whole of it on one page: metadata decide, directories follow, models take th
 place of the layers that stand for them. Nothing that may take long happens inside
 a transaction, and nothing at all about models in Commit, for which all of
 containerd waits.
+
+What only writes has a second form, ``..._soon``, for a thread that must not wait: its
+``then`` is called in the thread that writes for all, where nothing may wait either.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -28,7 +32,7 @@ from snapshotter.snapshots.errors import (
 from snapshotter.snapshots.filters import parse_filters
 from snapshotter.snapshots.idmap import mapped_root
 from snapshotter.snapshots.layers import Layers
-from snapshotter.snapshots.metadata import Metadata
+from snapshotter.snapshots.metadata import Metadata, Then, waited
 from snapshotter.snapshots.models import Models
 from snapshotter.snapshots.overlay import Mount
 from snapshotter.snapshots.snapshot import Kind, Snapshot, Usage
@@ -66,7 +70,15 @@ class Snapshotter:
         return self._metadata.get(key)
 
     def update(self, name: str, labels: Mapping[str, str], paths: Sequence[str]) -> Snapshot:
-        return self._metadata.write(lambda transaction: transaction.update(name, labels, paths))
+        def start(then: Then[Snapshot]) -> None:
+            self.update_soon(name, labels, paths, then)
+
+        return waited(start)
+
+    def update_soon(
+        self, name: str, labels: Mapping[str, str], paths: Sequence[str], then: Then[Snapshot]
+    ) -> None:
+        self._metadata.write_soon(lambda transaction: transaction.update(name, labels, paths), then)
 
     def usage(self, key: str) -> Usage:
         """Bytes on this machine; of a model those of its marker, never what it would fetch."""
@@ -84,19 +96,75 @@ class Snapshotter:
         return usage
 
     def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> Mount:
-        return self._create(Kind.ACTIVE, key, parent, labels)
+        return self.create(Kind.ACTIVE, key, parent, labels)
 
     def view(self, key: str, parent: str, labels: Mapping[str, str]) -> Mount:
-        return self._create(Kind.VIEW, key, parent, labels)
+        return self.create(Kind.VIEW, key, parent, labels)
+
+    def may_take_long(self, kind: Kind, key: str, parent: str) -> bool:
+        """Whether :meth:`create` may have to ask somebody what ``key`` is for."""
+        if parent:
+            return False
+        return (
+            overlay.is_image_volume(key)
+            or overlay.may_look_at_an_image(kind, key)
+            or self._models.may_be_meant(key)
+        )
+
+    def create(self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]) -> Mount:
+        model = None if parent else self._meant(kind, key, labels)
+        return self.show(
+            self._metadata.write(partial(self._record, kind, key, parent, labels, model))
+        )
+
+    def create_soon(
+        self, kind: Kind, key: str, parent: str, labels: Mapping[str, str], then: Then[Snapshot]
+    ) -> None:
+        """Of what :meth:`may_take_long` does not: the snapshot, not shown yet."""
+        self._metadata.write_soon(partial(self._record, kind, key, parent, labels, None), then)
+
+    def show(self, created: Snapshot) -> Mount:
+        """The mount of a new snapshot, which is taken back when it cannot be shown."""
+        try:
+            return self._show(created)
+        except BaseException:
+            self._take_back(created.name)
+            raise
+
+    def show_layers(self, snapshot: Snapshot) -> Mount | None:
+        """The mount of a snapshot that shows files of its own; None where a model must be
+        mounted, which may take long."""
+        ancestors = self._metadata.ancestors(snapshot)
+        if snapshot.model is not None or any(found.model is not None for found in ancestors):
+            return None
+        return self._layer_mount(snapshot, ancestors)
 
     def mounts(self, key: str) -> Mount:
         """Of an active snapshot or a view, again; mounts its model again when need be."""
+        return self._show(self.mountable(key))
+
+    def mountable(self, key: str) -> Snapshot:
         snapshot = self._metadata.get(key)
         if snapshot.kind is Kind.COMMITTED:
             raise FailedPrecondition(f"snapshot {key} is committed: it has no mounts, view it")
-        return self._show(snapshot)
+        return snapshot
 
     def commit(self, name: str, key: str, labels: Mapping[str, str], parent: str = "") -> None:
+        def start(then: Then[ModelRef | None]) -> None:
+            self.commit_soon(name, key, labels, parent, then)
+
+        waited(start)
+
+    def commit_soon(
+        self,
+        name: str,
+        key: str,
+        labels: Mapping[str, str],
+        parent: str,
+        then: Then[ModelRef | None],
+    ) -> None:
+        """The model that the committed snapshot stands for, if it does."""
+
         def commit(transaction: Transaction) -> ModelRef | None:
             committed = transaction.commit(key, name, labels, parent)
             model = None if committed.parent else self._marked(committed)
@@ -104,16 +172,24 @@ class Snapshotter:
                 transaction.stand_for(committed, model)
             return model
 
-        model = self._metadata.write(commit)
-        if model is not None:
-            log.info("layer stands for a model", snapshot=name, model=str(model))
+        self._metadata.write_soon(commit, then)
 
     def remove(self, key: str) -> None:
-        removed = self._metadata.write(lambda transaction: transaction.remove(key))
-        if removed.has_layer:
-            self._layers.delete(removed.id)
-        if removed.model is not None:
-            self._release(removed.model)
+        def start(then: Then[Snapshot]) -> None:
+            self.remove_soon(key, then)
+
+        self.removed(waited(start))
+
+    def remove_soon(self, key: str, then: Then[Snapshot]) -> None:
+        """To be followed by :meth:`removed`."""
+        self._metadata.write_soon(lambda transaction: transaction.remove(key), then)
+
+    def removed(self, snapshot: Snapshot) -> None:
+        """What follows a removal; quick, unless the snapshot stands for a model."""
+        if snapshot.has_layer:
+            self._layers.delete(snapshot.id)
+        if snapshot.model is not None:
+            self._release(snapshot.model)
 
     def walk(self, filters: Sequence[str]) -> Iterator[Snapshot]:
         wanted = parse_filters(filters)
@@ -149,15 +225,6 @@ class Snapshotter:
                 path=self._layers.files(id),
             )
 
-    def _create(self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]) -> Mount:
-        model = None if parent else self._meant(kind, key, labels)
-        snapshot = self._record(kind, key, parent, labels, model)
-        try:
-            return self._show(snapshot)
-        except BaseException:
-            self._take_back(key)
-            raise
-
     def _take_back(self, key: str) -> None:
         """Remove a snapshot that cannot be shown; why it cannot is what the caller is told."""
         try:
@@ -183,16 +250,19 @@ class Snapshotter:
         return model
 
     def _record(
-        self, kind: Kind, key: str, parent: str, labels: Mapping[str, str], model: ModelRef | None
+        self,
+        kind: Kind,
+        key: str,
+        parent: str,
+        labels: Mapping[str, str],
+        model: ModelRef | None,
+        transaction: Transaction,
     ) -> Snapshot:
-        def create(transaction: Transaction) -> Snapshot:
-            created = transaction.create(kind, key, parent, labels, model)
-            if created.has_layer:
-                transaction.undo(self._layers.discard, created.id)
-                self._layers.create(created.id, self._owner(transaction, created))
-            return created
-
-        return self._metadata.write(create)
+        created = transaction.create(kind, key, parent, labels, model)
+        if created.has_layer:
+            transaction.undo(self._layers.discard, created.id)
+            self._layers.create(created.id, self._owner(transaction, created))
+        return created
 
     def _owner(self, transaction: Transaction, snapshot: Snapshot) -> tuple[int, int] | None:
         """Who owns the root directory: the user namespace's root, or whoever owns the parent's."""
@@ -217,6 +287,9 @@ class Snapshotter:
             model = snapshot.model or ancestors[0].model
             assert model is not None
             return overlay.model_mount(self._mounted(model))
+        return self._layer_mount(snapshot, ancestors)
+
+    def _layer_mount(self, snapshot: Snapshot, ancestors: Sequence[Snapshot]) -> Mount:
         return overlay.layer_mount(
             snapshot.kind,
             self._layers.layer(snapshot.id),
@@ -264,10 +337,14 @@ class Snapshotter:
 
 
 def _kernel_options() -> tuple[str, ...]:
-    """What overlayfs needs said on this kernel.
+    """What overlayfs needs said on this kernel, of the options it knows.
 
-    ``index=off`` where the option is known: with it on, a lower may not be used by two
-    mounts with different uppers. (``userxattr`` is for daemons in a user namespace, which
-    this one cannot be: it mounts FUSE for others.)
+    ``index=off``: with it on, a lower may not be used by two mounts with different uppers.
+    ``redirect_dir=on``: without it, which is the default of most kernels, a directory of a
+    lower layer cannot be renamed (EXDEV). BuildKit, which reads uppers by itself, says off
+    behind it. (``userxattr`` is for daemons in a user namespace, which this one cannot be:
+    it mounts FUSE for others.)
     """
-    return ("index=off",) if Path("/sys/module/overlay/parameters/index").exists() else ()
+    known = Path("/sys/module/overlay/parameters")
+    options = {"index": "index=off", "redirect_dir": "redirect_dir=on"}
+    return tuple(option for name, option in options.items() if (known / name).exists())

@@ -47,6 +47,9 @@ class PlainModels:
         self.gate = threading.Event()
         self.gate.set()
 
+    def may_be_meant(self, key: str) -> bool:
+        return key in self.known
+
     def find(self, key: str, labels: Mapping[str, str]) -> ModelRef | None:
         return self.known.get(key)
 

@@ -22,7 +22,7 @@ _CALLS = ("Prepare", "View", "Mounts", "Commit", "Remove")
 _PRESENT = 1000
 _PROCESSES, _THREADS = 4, 4
 """Of clients: all in one process would wait for its interpreter's lock."""
-_ROUNDS = 25
+_ROUNDS = 50
 _CLIENTS = _PROCESSES * _THREADS
 
 

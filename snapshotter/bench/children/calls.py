@@ -32,6 +32,8 @@ class Client:
         # One connection each, as of so many clients.
         options = [("grpc.use_local_subchannel_pool", 1)]
         self._channel = grpc.insecure_channel(f"unix:{address}", options=options)
+        # containerd's connection is there long before it calls.
+        grpc.channel_ready_future(self._channel).result(_SECONDS)
         self._stub = SnapshotsStub(self._channel)
         self._name = snapshotter
         self._metadata = [("containerd-namespace", NAMESPACE)]

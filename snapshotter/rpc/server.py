@@ -1,0 +1,226 @@
+"""The server: one thread that reads all connections, and answers from wherever they come."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+
+import structlog
+
+from snapshotter.rpc.connection import UNIMPLEMENTED, Connection, Request
+from snapshotter.rpc.errors import ConnectionFailed
+
+log = structlog.get_logger(__name__)
+
+_READ = 256 << 10
+
+
+class Call:
+    """One call, to be answered once, from any thread; never waits for the client."""
+
+    __slots__ = ("_number", "_peer")
+
+    def __init__(self, peer: _Peer, number: int) -> None:
+        self._peer = peer
+        self._number = number
+
+    def answer(self, message: bytes) -> None:
+        self._peer.write(lambda connection: connection.answer(self._number, message))
+
+    def answer_all(self, messages: Iterable[bytes]) -> None:
+        def send(connection: Connection) -> None:
+            for message in messages:
+                connection.send(self._number, message)
+            connection.finish(self._number)
+
+        self._peer.write(send)
+
+    def refuse(self, code: int, why: str) -> None:
+        """With a status code of gRPC, and a line for people."""
+        self._peer.write(lambda connection: connection.finish(self._number, code, why))
+
+
+Handler = Callable[[bytes, Call], None]
+"""Takes a call's message. Called in the thread that reads for everybody: must not wait."""
+
+
+class _Peer:
+    """A connection and its socket."""
+
+    def __init__(self, sock: socket.socket, writable: Callable[[_Peer], None]) -> None:
+        sock.setblocking(False)
+        self.socket = sock
+        self.connection = Connection()
+        self._writable = writable
+        """Has :meth:`flush` called when the socket takes more."""
+        self._lock = threading.Lock()
+        self._waits = False
+        self._closed = False
+        self.write(lambda _: None)
+
+    def receive(self, data: bytes) -> list[Request]:
+        """Raises :class:`ConnectionFailed`, which the client was told if it listens."""
+        with self._lock:
+            try:
+                return self.connection.receive(data)
+            finally:
+                self._send()
+
+    def write(self, work: Callable[[Connection], None]) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                work(self.connection)
+            except ConnectionFailed as failure:
+                log.warning("connection given up", why=str(failure))
+                with suppress(OSError):
+                    self.socket.shutdown(socket.SHUT_RDWR)  # the thread that reads closes it
+                return
+            self._send()
+
+    def flush(self) -> bool:
+        """Send what waits; whether nothing does any more."""
+        with self._lock:
+            self._waits = False
+            self._send()
+            return not self._waits
+
+    def _send(self) -> None:
+        out = self.connection.out
+        if not out or self._waits or self._closed:
+            return
+        try:
+            del out[: self.socket.send(out)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            out.clear()  # gone: reading tells
+        if out:
+            self._waits = True
+            self._writable(self)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is not answered, or an answer not sent."""
+        with self._lock:
+            return not self._closed and bool(self.connection.calls or self.connection.out)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self.socket.close()
+
+
+class Server:
+    """Serves ``handlers``, by the path of the call, on a listening unix socket, which is
+    closed in the end."""
+
+    def __init__(self, listener: socket.socket, handlers: Mapping[str, Handler]) -> None:
+        listener.setblocking(False)
+        self._listener = listener
+        self._handlers = handlers
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector.register(self._wake, selectors.EVENT_READ)
+        self._peers: dict[int, _Peer] = {}
+        self._writable: list[_Peer] = []
+        """Those whose socket was full, for the thread to watch."""
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="modelpack-rpc", daemon=True)
+        self._thread.start()
+
+    def stop(self, grace: float) -> None:
+        """No new calls; those under way have ``grace`` seconds. Again: nothing."""
+        if self._ending.is_set():
+            return
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        for peer in list(self._peers.values()):
+            peer.write(lambda connection: connection.say_goodbye())
+        until = time.monotonic() + grace
+        while time.monotonic() < until and any(p.busy for p in list(self._peers.values())):
+            time.sleep(0.01)
+        self._ending.set()
+        self._wake_up()
+        self._thread.join()
+        for peer in list(self._peers.values()):
+            peer.close()
+        self._selector.close()
+        os.close(self._wake)
+
+    def _wake_up(self) -> None:
+        os.eventfd_write(self._wake, 1)
+
+    def _watch(self, peer: _Peer) -> None:
+        self._writable.append(peer)
+        self._wake_up()
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            # All that came is read before anything is done: who writes at once shares a flush.
+            calls: list[tuple[_Peer, Request]] = []
+            for key, events in self._selector.select():
+                if key.fd == self._wake:
+                    self._watch_writable()
+                elif key.data is None:
+                    self._accept()
+                else:
+                    peer: _Peer = key.data
+                    if events & selectors.EVENT_WRITE and peer.flush():
+                        self._selector.modify(peer.socket, selectors.EVENT_READ, peer)
+                    if events & selectors.EVENT_READ:
+                        calls += [(peer, request) for request in self._read(peer)]
+            for peer, request in calls:
+                self._dispatch(peer, request)
+
+    def _watch_writable(self) -> None:
+        os.eventfd_read(self._wake)
+        writable, self._writable = self._writable, []
+        for peer in writable:
+            if peer.socket.fileno() in self._peers:
+                both = selectors.EVENT_READ | selectors.EVENT_WRITE
+                self._selector.modify(peer.socket, both, peer)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return  # the client has left
+        except OSError as error:
+            if self._listener.fileno() >= 0:
+                log.warning("connection not accepted", why=str(error))
+            return
+        peer = _Peer(sock, self._watch)
+        self._peers[sock.fileno()] = peer
+        self._selector.register(sock, selectors.EVENT_READ, peer)
+
+    def _read(self, peer: _Peer) -> list[Request]:
+        try:
+            data = peer.socket.recv(_READ)
+            if data:
+                return peer.receive(data)
+        except BlockingIOError:
+            return []
+        except OSError:
+            pass  # reset
+        except ConnectionFailed as failure:
+            log.warning("connection refused", why=str(failure))
+        del self._peers[peer.socket.fileno()]
+        self._selector.unregister(peer.socket)
+        peer.close()
+        return []
+
+    def _dispatch(self, peer: _Peer, request: Request) -> None:
+        call = Call(peer, request.stream)
+        handler = self._handlers.get(request.path)
+        if handler is None:
+            call.refuse(UNIMPLEMENTED, f"{request.path} is not served here")
+        else:
+            handler(request.message, call)
