@@ -18,7 +18,8 @@ from weakref import WeakValueDictionary
 import structlog
 
 from snapshotter.cache.blob import Blob, BlobState
-from snapshotter.cache.errors import CacheError
+from snapshotter.cache.errors import CacheError, Unreadable
+from snapshotter.cache.space import Space
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.gate import Gate
 from snapshotter.fetch.gates import Crew, gate_of
@@ -57,7 +58,7 @@ class Fetcher:
     """Brings bytes of models into their blobs, and to whoever reads them. Thread-safe.
 
     ``on_verified`` and ``on_bad`` are called, from a thread of ours, when a blob has
-    been hashed. Close it to end its threads.
+    been hashed. ``space`` is what the cache has. Close it to end its threads.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class Fetcher:
         options: FetchOptions,
         verify: VerifyOptions | None = None,
         *,
+        space: Space | None = None,
         on_verified: Callable[[Blob], None] = _ignore,
         on_bad: Callable[[Blob], None] = _ignore,
     ) -> None:
         self.stats = FetchStats()
         self._options = options
         self._verify = verify or VerifyOptions()
+        self._space = space
         self._on_verified = on_verified
         self._on_bad = on_bad
         self._crew = Crew()
@@ -83,7 +86,12 @@ class Fetcher:
         self._closed = False
         self._local = threading.local()
         self._verifier = Verifier(
-            self._verified, self.condemn, self._busy, sift=self._sift, on_failed=self._settle
+            self._verified,
+            self.condemn,
+            self._busy,
+            sift=self._sift,
+            on_unreadable=self._unreadable,
+            on_failed=self._settle,
         )
         self._threads = [
             threading.Thread(target=self._run, name=f"modelpack-fetch-{number}", daemon=True)
@@ -272,13 +280,15 @@ class Fetcher:
 
     def answer(self, read: Read, scratch: bytearray) -> None:
         """Answer a read whose bytes are all there (for workers, see :class:`worker.Board`)."""
+        blob = read.download.blob
+        losses = blob.losses
+        there = not read.download.lacks(read)
         try:
-            data = from_cache(read.download.blob, read, scratch)
-        except CacheError as error:
-            hand_over(read, FetchError(str(error)))
-            return
-        if read.download.lacks(read):
-            # What was there has been dropped while it was read: wrong, or lost by the disk.
+            data = from_cache(blob, read, scratch) if there else memoryview(b"")
+        except Unreadable as error:
+            self.lost(blob, error)
+        if not there or blob.losses != losses:
+            # What was there ceased to be while it was read: wrong, evicted, or lost by the disk.
             self._answer_or_park(read)
         else:
             hand_over(read, (data,))
@@ -342,10 +352,25 @@ class Fetcher:
         with self._lock:
             return self._state.asking(flight, position, end)
 
+    def made_room(self) -> None:
+        """The cache takes bytes again, also those that nobody waits for."""
+        with self._lock:
+            self._state.uncached_until = 0
+            self._state.full = False
+            self._work.notify_all()
+
+    def evicted(self, blob: Blob) -> None:
+        """Bytes of ``blob`` are gone: they come again when somebody reads them."""
+        with self._lock:
+            download = self._downloads.get(blob.digest)
+            if download is not None:
+                self._state.forget(download)
+
     def landed(self, flight: Flight, data: memoryview, failure: CacheError | None) -> list[Read]:
         self.stats.count_bytes(len(data))
         download = flight.download
         now = time.monotonic()
+        plenty = self._space is None or self._space.plenty
         with self._lock:
             ready = self._state.landed(flight, data, cached=failure is None, now=now)
             expired = self._state.expire(now)
@@ -353,6 +378,7 @@ class Fetcher:
                 if self._state.uncached_until < now:
                     log.warning("the cache takes no bytes, reading on without", error=str(failure))
                 self._state.uncached_until = now + _UNCACHED
+            self._state.full = not plenty
         if failure is None and download.blob.complete:
             self._verifier.put(download.blob)
         self._fail_late(expired)
@@ -422,12 +448,31 @@ class Fetcher:
         """For gates, see :class:`gate.Below`."""
         self._verifier.urge(blob)
 
+    def fits(self, blob: Blob) -> bool:
+        """For gates, see :class:`gate.Below`."""
+        return self._space is None or blob.size <= self._space.allowed
+
+    def lost(self, blob: Blob, error: Unreadable) -> None:
+        """For gates, see :class:`gate.Below`. Quick: also from who answers the kernel."""
+        log.warning("cached blob dropped, it comes anew", digest=blob.digest, error=str(error))
+        blob.lose()
+        self.submit(lambda: self._on_bad(blob))
+
+    def _unreadable(self, blob: Blob, error: CacheError) -> None:
+        assert isinstance(error, Unreadable)
+        self.lost(blob, error)
+        self._settle(blob, None)
+
     def submit(self, work: Callable[[], None]) -> None:
         """For gates, see :class:`gate.Below`."""
         self._crew.submit(work)
 
     def _verified(self, blob: Blob) -> None:
         self.stats.count_blob(right=True)
+        try:
+            blob.flush()  # the kernel must read nothing by itself that the disk may not keep
+        except CacheError as error:
+            log.warning("verified blob not durable", digest=blob.digest, error=str(error))
         self._on_verified(blob)
         self._settle(blob, None)
 
@@ -445,7 +490,8 @@ class Fetcher:
 
     def condemn(self, blob: Blob, error: CacheError) -> None:
         """Bytes of ``blob`` were found wrong and were dropped; if all, none is served any more."""
-        self.stats.count_blob(right=False)
+        if not isinstance(error, Unreadable):
+            self.stats.count_blob(right=False)
         with self._lock:
             download = self._downloads.get(blob.digest)
             waiting = []

@@ -40,6 +40,8 @@ class State:
     backing_off: dict[Download, None] = field(default_factory=dict)
     uncached_until: float = 0
     """The cache took no bytes lately: until then fetch only what somebody waits for."""
+    full: bool = False
+    """There is no room for what nobody waits for: no model is completed until there is."""
     paces: dict[str, Pace] = field(default_factory=dict)
     """How many large ranges at once, by registry."""
     background_paid: float = 0
@@ -89,6 +91,19 @@ class State:
             if download.models == 0 and not download.reads:
                 for flight in download.flights:
                     self.cut(flight, flight.cursor)
+
+    def forget(self, download: Download) -> None:
+        """Bytes of it were evicted: nobody but a reader brings them back."""
+        for model in self.models:
+            model.remaining.pop(download, None)
+
+    def begin_again(self, download: Download) -> None:
+        """A blob that came wrong may be fetched anew."""
+        download.bad = None
+        download.failures = 0
+        for model in self.models:
+            if download in model.places:
+                model.remaining[download] = None
 
     # Reads
 

@@ -19,7 +19,7 @@ import structlog
 
 from snapshotter.artifact.digest import encoded
 from snapshotter.cache.blob import HASH_STEP, Blob, BlobState
-from snapshotter.cache.errors import CacheError, DigestMismatch
+from snapshotter.cache.errors import CacheError, DigestMismatch, Unreadable
 from snapshotter.cache.verification import Verification
 
 log = structlog.get_logger(__name__)
@@ -35,7 +35,8 @@ class Verifier:
 
     ``busy`` says whether bytes are being fetched, for which it makes way. ``sift`` is asked
     to drop only what is wrong of a blob that does not hash to its digest, and says whether it
-    could. ``on_failed`` is called when a blob could not be read.
+    could. ``on_unreadable`` is called when the disk did not give a blob, ``on_failed`` when
+    hashing it failed otherwise.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Verifier:
         busy: Callable[[], bool] = lambda: False,
         *,
         sift: Callable[[Blob], bool] = lambda _: False,
+        on_unreadable: Callable[[Blob, CacheError], None] = lambda *_: None,
         on_failed: Callable[[Blob, CacheError], None] = lambda *_: None,
     ) -> None:
         self._on_verified = on_verified
         self._on_bad = on_bad
         self._busy = busy
         self._sift = sift
+        self._on_unreadable = on_unreadable
         self._on_failed = on_failed
         self._changed = threading.Condition()
         self._due: dict[Blob, float] = {}
@@ -108,7 +111,7 @@ class Verifier:
         except CacheError as error:
             log.warning("blob not verified", digest=blob.digest, error=str(error))
             self._hashed.pop(blob, None)
-            self._on_failed(blob, error)
+            (self._on_unreadable if isinstance(error, Unreadable) else self._on_failed)(blob, error)
         except Exception as error:
             log.exception("verification failed unexpectedly", digest=blob.digest)
             self._hashed.pop(blob, None)
