@@ -41,7 +41,10 @@ class Users(Protocol):
         """Take the file from the kernel until it is complete again; False when that cannot be."""
 
     def evicted(self, blob: Blob) -> None:
-        """Bytes of it are gone, and there is room again."""
+        """Bytes of it are gone."""
+
+    def made_room(self) -> None:
+        """The cache takes bytes again."""
 
 
 class Nobody:
@@ -57,6 +60,9 @@ class Nobody:
         return True
 
     def evicted(self, blob: Blob) -> None:
+        pass
+
+    def made_room(self) -> None:
         pass
 
 
@@ -170,6 +176,8 @@ class Evictor:
         if not dry_run:
             self._store.space.measured(self._store.allocated())
             self.evicted_bytes += sum(one.bytes for one in freed)
+            if self._store.space.plenty:
+                self._users.made_room()
         return freed
 
     def _evict(
