@@ -5,6 +5,7 @@ Which bytes go is decided in eviction.py; why somebody wants a blob is not known
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -112,7 +113,11 @@ class Evictor:
         with self._one:
             freed = []
             pinned = self._users.pinned()
-            for one in self._store.candidates():
+            candidates = self._store.candidates()
+            if any(one.mounted and (one.kind, one.digest) in unwanted for one in candidates):
+                gc.collect()  # held in a cycle, perhaps, by what nobody uses any more
+                candidates = self._store.candidates()
+            for one in candidates:
                 models = unwanted.get((one.kind, one.digest))
                 if models is None or one.mounted or one.digest in pinned:
                     continue

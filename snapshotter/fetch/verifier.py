@@ -88,8 +88,15 @@ class Verifier:
         # gives way to readers. Not further down, since a thread that is not scheduled
         # while it holds the interpreter's lock holds up all others.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        while (chosen := self._next()) is not None:
+        while self._hash_next():
+            pass
+
+    def _hash_next(self) -> bool:
+        """Hash a step of a blob; False when there will be none any more. Keeps none alive."""
+        chosen = self._next()
+        if chosen is not None:
             self._step(*chosen)
+        return chosen is not None
 
     def _next(self) -> tuple[Blob, float] | None:
         """Wait for a blob to hash and take it; None when there will be none any more."""

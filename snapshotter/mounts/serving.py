@@ -227,10 +227,17 @@ class Serving:
         if fd < 0:
             return
         self.prefetch.stop()
-        if not self.ended.is_set():
-            self._session.stop()
+        # Also when it has ended: its last thread may still be about to say so.
+        self._session.stop()
         self._forget()
+        self._let_go()
         os.close(fd)
+
+    def _let_go(self) -> None:
+        """Of the model's blobs, which may then be removed: at once, not when a collector of
+        cycles comes by."""
+        self._tree.clear()
+        self._paths.clear()
 
     @property
     def kept(self) -> bool:
