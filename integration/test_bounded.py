@@ -129,7 +129,7 @@ def test_a_model_larger_than_the_quota_is_read_right_and_the_quota_is_kept(
     with staged(machine, places, registry, quota="12MiB", in_use=in_use) as stage:
         model = stage.push("large")
         target = stage.mount(model)
-        seen = []
+        seen: list[dict[str, str]] = []
 
         def read() -> None:
             seen.extend(stage.sums(target) for _ in range(3))

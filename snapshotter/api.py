@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+from msgspec import to_builtins
+
 from snapshotter import __version__
 from snapshotter.artifact.digest import parse_digest
 from snapshotter.artifact.errors import ArtifactError
@@ -80,6 +82,10 @@ def status_of(
                 "wrong_blobs": fetcher.stats.wrong_blobs,
                 "right_chunks": fetcher.stats.right_chunks,
                 "wrong_chunks": fetcher.stats.wrong_chunks,
+                "quarantined": [
+                    {**to_builtins(one), "asked_again_at": one.again_at}
+                    for one in store.quarantine.records()
+                ],
             },
             "hosts": registry.describe(),
             "keeper": keeper.describe() if keeper is not None else None,

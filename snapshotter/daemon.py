@@ -106,6 +106,7 @@ def running(config: Config) -> Iterator[None]:
             config.fetch,
             config.verify,
             space=store.space,
+            quarantine=store.quarantine,
             on_verified=lambda blob: mounts.verified(blob),
             on_bad=lambda blob: mounts.condemned(blob),
         )

@@ -31,7 +31,7 @@ def shown(state: str, *, passthrough: bool) -> str:
         },
         "fetched_bytes": 0,
         "hosts": [],
-        "verification": {"wrong_blobs": 0, "wrong_chunks": 0},
+        "verification": {"wrong_blobs": 0, "wrong_chunks": 0, "quarantined": []},
         "rate_bytes_per_second": 0,
         "models": [model],
     }

@@ -60,7 +60,8 @@ class Space:
         self._changed = threading.Condition(self._lock)
         self._used = used
         self._unseen = 0
-        self._short = False
+        self._short = 0
+        """Bytes of the largest piece that was refused since somebody asked."""
         self._disk, self._then = look(root), used
         """What was free at the last look, and used."""
 
@@ -90,7 +91,7 @@ class Space:
                 self._unseen += count
                 self._look_again(self._unseen >= _LOOK)
             else:
-                self._short = True
+                self._short = max(self._short, count)
             pressed = not fits or self._used > self._mark(self._options.high_water)
         if pressed:
             self.on_pressure()
@@ -102,7 +103,7 @@ class Space:
         with self._lock:
             fits = self._fits(count)
             if not fits:
-                self._short = True
+                self._short = max(self._short, count)
                 self.on_pressure()
                 fits = self._changed.wait_for(lambda: self._fits(count), patience)
             if fits:
@@ -120,7 +121,7 @@ class Space:
     def refused(self) -> None:
         """The disk is full, whatever we thought."""
         with self._lock:
-            self._short = True
+            self._short = max(self._short, 1)
             self._look_again(True)
         self.on_pressure()
 
@@ -132,18 +133,20 @@ class Space:
             self._changed.notify_all()
 
     def excess(self) -> int:
-        """Bytes to give back: 0 below the high water mark, otherwise down to the low one."""
+        """Bytes to give back: 0 below the high water mark, otherwise down to the low one; more
+        when what was refused would not fit even then."""
         with self._lock:
             if self._used <= self._mark(self._options.high_water) and not self._short:
                 return 0
-            return max(0, self._used - self._mark(self._options.low_water))
+            lacking = self._used + self._short - self._allowed() if self._short else 0
+            return max(0, self._used - self._mark(self._options.low_water), lacking)
 
     def shortage(self) -> bool:
         """Whether bytes were refused since this was asked last, or the cache takes too much:
         then also what mounted models have must go."""
         with self._lock:
-            short, self._short = self._short, False
-            return short or self._used > self._allowed()
+            short, self._short = self._short, 0
+            return short > 0 or self._used > self._allowed()
 
     def _allowed(self) -> int:
         return allowance(self._options, self._then, self._disk)

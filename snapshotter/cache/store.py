@@ -26,6 +26,7 @@ from snapshotter.cache.errors import CacheError, CacheInUse
 from snapshotter.cache.eviction import Candidate, Kind
 from snapshotter.cache.files import is_lent
 from snapshotter.cache.options import CacheOptions
+from snapshotter.cache.quarantine import Quarantine
 from snapshotter.cache.space import Space
 
 log = structlog.get_logger(__name__)
@@ -56,6 +57,7 @@ class BlobStore:
         try:
             shutil.rmtree(root / "removed", ignore_errors=True)
             self.space = Space(root, options, self.allocated())
+            self.quarantine = Quarantine(root / "quarantine")
         except OSError as error:
             os.close(self._locked)
             raise _unusable(root, error) from None

@@ -155,6 +155,7 @@ def _serve(
             config.fetch,
             config.verify,
             space=store.space,
+            quarantine=store.quarantine,
             on_verified=verified,
             on_bad=condemned,
         )

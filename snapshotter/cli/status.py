@@ -51,6 +51,11 @@ def _show(answer: dict[str, Any], console: Console) -> None:
             f"wrong bytes since it started: {wrong['wrong_blobs']} blobs, "
             f"{wrong['wrong_chunks']} chunks; none of them is served, the log names them"
         )
+    for one in wrong["quarantined"]:
+        console.print(
+            f"quarantined: {one['digest']}, came wrong {one['times']} times in a row, "
+            f"last from {', '.join(one['sources'])}"
+        )
     for host in answer["hosts"]:
         if host["state"] != "ok":
             console.print(

@@ -19,6 +19,7 @@ import structlog
 
 from snapshotter.cache.blob import Blob, BlobState
 from snapshotter.cache.errors import CacheError, Unreadable
+from snapshotter.cache.quarantine import Quarantine
 from snapshotter.cache.space import Space
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.gate import Gate
@@ -58,7 +59,8 @@ class Fetcher:
     """Brings bytes of models into their blobs, and to whoever reads them. Thread-safe.
 
     ``on_verified`` and ``on_bad`` are called, from a thread of ours, when a blob has
-    been hashed. ``space`` is what the cache has. Close it to end its threads.
+    been hashed. ``space`` and ``quarantine`` are what the cache has. Close it to end its
+    threads.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Fetcher:
         verify: VerifyOptions | None = None,
         *,
         space: Space | None = None,
+        quarantine: Quarantine | None = None,
         on_verified: Callable[[Blob], None] = _ignore,
         on_bad: Callable[[Blob], None] = _ignore,
     ) -> None:
@@ -74,6 +77,7 @@ class Fetcher:
         self._options = options
         self._verify = verify or VerifyOptions()
         self._space = space
+        self._quarantine = quarantine
         self._on_verified = on_verified
         self._on_bad = on_bad
         self._crew = Crew()
@@ -120,8 +124,7 @@ class Fetcher:
                 download = self._downloads.get(blob.digest)
                 if download is None or download.blob is not blob:
                     download = self._downloads[blob.digest] = Download(blob)
-                    if blob.state is BlobState.BAD:
-                        download.bad = f"{blob.digest}: wrong bytes came, none is served any more"
+                    self._remember_wrong(download)
                 known = (chunks or {}).get(blob.digest)
                 if download.gate is None or (known and isinstance(download.gate, StrictGate)):
                     download.gate = gate_of(blob, known, self._verify, self)
@@ -197,6 +200,8 @@ class Fetcher:
             raise ValueError(f"cannot read {size} bytes at {offset}")
         start, end = min(offset, blob.size), min(offset + size, blob.size)
         download = self._downloads.get(blob.digest)
+        if download is not None and download.bad is not None:
+            self._forgive(download)
         if download is not None and download.gate is not None and start < end:
             download.gate.read(model, start, end, stream, deliver)
         else:
@@ -473,6 +478,8 @@ class Fetcher:
             blob.flush()  # the kernel must read nothing by itself that the disk may not keep
         except CacheError as error:
             log.warning("verified blob not durable", digest=blob.digest, error=str(error))
+        if self._quarantine is not None:
+            self._quarantine.acquit(blob.digest)
         self._on_verified(blob)
         self._settle(blob, None)
 
@@ -492,17 +499,49 @@ class Fetcher:
         """Bytes of ``blob`` were found wrong and were dropped; if all, none is served any more."""
         if not isinstance(error, Unreadable):
             self.stats.count_blob(right=False)
+        sources, waiting = [], []
         with self._lock:
             download = self._downloads.get(blob.digest)
-            waiting = []
             if download is not None and blob.state is BlobState.BAD:
-                download.bad = str(error)
+                sources = self._put_away(download, str(error))
                 waiting = [self._state.drop(read) for read in list(download.reads)]
         for read in waiting:
             hand_over(read, FetchError(str(error)))
         if blob.state is BlobState.BAD:
+            if self._quarantine is not None:
+                record = self._quarantine.condemn(blob.digest, blob.size, sources, str(error))
+                if download is not None:
+                    download.bad_until = record.again_at
             self._settle(blob, error)
         self._on_bad(blob)
+
+    def _put_away(self, download: Download, why: str) -> list[str]:
+        """With the lock held: nothing of the blob is served, later nothing that was not hashed,
+        and other hosts are asked first. What those that gave it are called."""
+        origins = [model.origins[download] for model in self._state.models_with(download)]
+        for origin in origins:
+            origin.distrust()
+        download.bad, download.bad_until = why, math.inf
+        download.gate = download.gate or StrictGate(download.blob, self)
+        return [origin.name for origin in origins]
+
+    def _remember_wrong(self, download: Download) -> None:
+        """With the lock held: the blob may be known to come wrong, also from an earlier life."""
+        blob = download.blob
+        if blob.state is BlobState.BAD:
+            download.bad = f"{blob.digest}: wrong bytes came, none is served any more"
+            download.bad_until = math.inf
+        record = self._quarantine.get(blob.digest) if self._quarantine is not None else None
+        if record is not None and blob.state is not BlobState.VERIFIED:
+            download.bad, download.bad_until = record.why, record.again_at
+            download.gate = StrictGate(blob, self)
+
+    def _forgive(self, download: Download) -> None:
+        """Ask again for a blob that came wrong, if its time has come."""
+        with self._lock:
+            if download.bad is not None and time.time() >= download.bad_until:
+                download.blob.forgive()
+                self._state.begin_again(download)
 
 
 def _closed_error(read: Read) -> FetchError:

@@ -92,6 +92,9 @@ class State:
                 for flight in download.flights:
                     self.cut(flight, flight.cursor)
 
+    def models_with(self, download: Download) -> list[LoadedModel]:
+        return [model for model in self.models if download in model.origins]
+
     def forget(self, download: Download) -> None:
         """Bytes of it were evicted: nobody but a reader brings them back."""
         for model in self.models:

@@ -110,10 +110,12 @@ def strace(root: Path, seed: str, inject: str) -> int:
 def mounted(image: Path, directory: Path) -> Iterator[None]:
     options = "loop,commit=600"  # nothing is written that was not asked for
     subprocess.run(["mount", "-t", "ext4", "-o", options, image, directory], check=True)
+    lazy = ["--lazy"]  # who failed may have a file open
     try:
         yield
+        lazy = []
     finally:
-        subprocess.run(["umount", directory], check=True)
+        subprocess.run(["umount", *lazy, directory], check=True)
 
 
 def test_after_a_power_cut_the_maps_claim_only_right_bytes(zygote, tmp_path) -> None:
