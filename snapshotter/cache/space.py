@@ -16,6 +16,8 @@ from snapshotter.cache.errors import CacheFull
 from snapshotter.cache.options import CacheOptions
 from snapshotter.units import format_size
 
+_PIECE = 1 << 20
+"""Bytes that come at a time, more or less."""
 _LOOK = 32 << 20
 """Bytes that arrive between two looks at what is free."""
 
@@ -80,7 +82,7 @@ class Space:
     def plenty(self) -> bool:
         """Below the high water mark: there is room for what nobody waits for."""
         with self._lock:
-            return self._used < self._mark(self._options.high_water)
+            return self._used + _PIECE <= self._mark(self._options.high_water)
 
     def take(self, count: int) -> None:
         """Raises :class:`CacheFull` when ``count`` more bytes are too many."""

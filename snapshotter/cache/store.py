@@ -56,11 +56,12 @@ class BlobStore:
         self._locked: int | None = _lock(root)
         try:
             shutil.rmtree(root / "removed", ignore_errors=True)
+            _make_directory(root / "removed")  # now: there is no room for it when it is needed
             self.space = Space(root, options, self.allocated())
             self.quarantine = Quarantine(root / "quarantine")
-        except OSError as error:
+        except (OSError, CacheError) as error:
             os.close(self._locked)
-            raise _unusable(root, error) from None
+            raise _unusable(root, error) if isinstance(error, OSError) else error from None
         self._lock = threading.Lock()
         self._held: WeakValueDictionary[Digest, Held] = WeakValueDictionary()
         # A blob lives as long as somebody uses it or it holds bytes not yet durable,
@@ -138,7 +139,6 @@ class BlobStore:
         directory = self.directory(digest, kind)
         aside = self.root / "removed" / f"{kind}-{algorithm(digest)}-{encoded(digest)}"
         try:
-            _make_directory(aside.parent)
             shutil.rmtree(aside, ignore_errors=True)
             with self._lock:
                 used = digest in (self._blobs if kind is Kind.BLOB else self._held)

@@ -461,6 +461,10 @@ class Fetcher:
         """For gates, see :class:`gate.Below`. Quick: also from who answers the kernel."""
         log.warning("cached blob dropped, it comes anew", digest=blob.digest, error=str(error))
         blob.lose()
+        with self._lock:
+            download = self._downloads.get(blob.digest)
+            if download is not None:
+                self._state.complete_again(download)
         self.submit(lambda: self._on_bad(blob))
 
     def _unreadable(self, blob: Blob, error: CacheError) -> None:

@@ -104,9 +104,12 @@ class State:
         """A blob that came wrong may be fetched anew."""
         download.bad = None
         download.failures = 0
-        for model in self.models:
-            if download in model.places:
-                model.remaining[download] = None
+        self.complete_again(download)
+
+    def complete_again(self, download: Download) -> None:
+        """What was there of it is lost, and may come again before somebody reads it."""
+        for model in self.models_with(download):
+            model.remaining[download] = None
 
     # Reads
 
