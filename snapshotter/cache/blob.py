@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -22,6 +22,7 @@ from snapshotter.artifact.digest import Digest, encoded
 from snapshotter.cache.errors import CacheError, CacheFull, DigestMismatch, Unreadable
 from snapshotter.cache.files import BlobFiles
 from snapshotter.cache.ranges import RangeSet
+from snapshotter.cache.room import Boundless, Room
 from snapshotter.cache.verification import Verification
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ log = structlog.get_logger(__name__)
 HASH_STEP = 4 << 20
 """Bytes hashed between two looks at whether to stop."""
 
+RWF_DONTCACHE = 0x80
+"""include/uapi/linux/fs.h, Linux 6.14: write back at once, and drop the pages then."""
+
 
 class BlobState(enum.Enum):
     PARTIAL = "partial"
@@ -41,32 +45,6 @@ class BlobState(enum.Enum):
     BAD = "bad"
     """It was complete and did not hash to its digest. Nothing of it is there any more, and
     nothing is taken, until it is given another chance: :meth:`Blob.forgive`."""
-
-
-class Room(Protocol):
-    """Who says whether bytes may be kept; thread-safe."""
-
-    def take(self, count: int) -> None:
-        """Raises :class:`CacheFull` when ``count`` more bytes are too many."""
-
-    def give_back(self, count: int) -> None:
-        """``count`` bytes that were taken are not used, or no more."""
-
-    def refused(self) -> None:
-        """The disk is full, whatever we thought."""
-
-
-class Boundless:
-    """Room for everything the disk takes."""
-
-    def take(self, count: int) -> None:
-        pass
-
-    def give_back(self, count: int) -> None:
-        pass
-
-    def refused(self) -> None:
-        pass
 
 
 class Blob:
@@ -105,6 +83,7 @@ class Blob:
         # their turn (i_rwsem): with a lock of our own they sleep.
         self._writing = threading.Lock()
         known = self._files.known
+        self._takes_passing = True
         self._present = RangeSet(known.ranges if known else ())
         self._durable = self._present.copy()
         self._verified = known is not None and known.verified
@@ -165,8 +144,11 @@ class Blob:
 
     # Bytes in and out
 
-    def write(self, offset: int, data: ReadableBuffer) -> None:
+    def write(self, offset: int, data: ReadableBuffer, *, passing: bool = False) -> None:
         """Put bytes at ``offset`` and count them as there; what is there already stays as it is.
+
+        ``passing``: whoever wants them has them. The disk is to have them soon, memory need not
+        keep them: its pages are better used for the bytes to come.
 
         Raises :class:`CacheError` when the disk takes less than all of them; what it
         took is there. Also when they do not count because the blob is bad, or the disk
@@ -181,7 +163,8 @@ class Blob:
             counted, losses = True, self._losses
             # What is there is never written again: somebody may have hashed it already.
             for start, end in self.missing(offset, offset + len(view)):
-                counted = self._put(start, view[start - offset : end - offset], losses) and counted
+                part = view[start - offset : end - offset]
+                counted = self._put(start, part, losses, passing=passing) and counted
         if not counted:
             raise CacheError(f"{self.path} of the cache takes no bytes: it lost or dropped some")
 
@@ -213,6 +196,10 @@ class Blob:
     def use(self) -> None:
         """Somebody begins or ends to read it past us."""
         self.used_at = time.time()
+
+    def passed(self, start: int, end: int) -> None:
+        """Whoever wanted ``[start, end)`` has it: memory need not keep what the disk has."""
+        os.posix_fadvise(self._files.fd, start, end - start, os.POSIX_FADV_DONTNEED)
 
     def fileno(self) -> int:
         """The open data file."""
@@ -464,12 +451,12 @@ class Blob:
         self._synced = False
         self._losses += 1
 
-    def _put(self, start: int, data: memoryview, losses: int) -> bool:
+    def _put(self, start: int, data: memoryview, losses: int, *, passing: bool) -> bool:
         self._room.take(len(data))
         written = 0
         try:
             while written < len(data):
-                written += os.pwrite(self._files.fd, data[written:], start + written)
+                written += self._writev(data[written:], start + written, passing=passing)
         except OSError as error:
             message = f"cannot write {self.path} of the cache: {error.strerror}"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -480,6 +467,16 @@ class Blob:
             self._room.give_back(len(data) - written)
             counted = self._add(start, start + written, losses)
         return counted
+
+    def _writev(self, data: memoryview, offset: int, *, passing: bool) -> int:
+        if passing and self._takes_passing:
+            try:
+                return os.pwritev(self._files.fd, (data,), offset, RWF_DONTCACHE)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+                self._takes_passing = False  # a kernel or a file system that cannot
+        return os.pwrite(self._files.fd, data, offset)
 
     def _add(self, start: int, end: int, losses: int) -> bool:
         if start == end:

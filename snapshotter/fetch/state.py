@@ -12,6 +12,7 @@ import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from snapshotter.cache.ranges import RangeSet
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.pace import Pace
 from snapshotter.fetch.records import Download, Flight, LoadedModel, Range, Read
@@ -200,6 +201,17 @@ class State:
         flight.asked = max(position, min(end, flight.end))
         return flight.asked
 
+    def passing(self, flight: Flight, end: int) -> bool:
+        """Whether readers wait for all from the cursor to ``end``, and keep what they get.
+
+        A gate reads again what came, to hash it, or to give it out later.
+        """
+        download, start = flight.download, flight.cursor
+        if download.gate is not None:
+            return False
+        awaited = RangeSet((read.start, read.end) for read in download.reads)
+        return awaited.contains(start, end)
+
     def landed(self, flight: Flight, data: memoryview, *, cached: bool, now: float) -> list[Read]:
         """``data`` arrived at the cursor; take out the reads that can be answered now.
 
@@ -229,6 +241,12 @@ class State:
                 ready.append(self.drop(read))
             else:
                 read.pending = not self._covered(read)
+        if not cached:
+            # What nobody waits for need not come only to be thrown away.
+            wanted = [
+                read.end for read in download.reads if end < read.end and read.start < flight.end
+            ]
+            self.cut(flight, max(end, flight.asked, *wanted))
         self._set_due(flight)
         if download.blob.complete:
             for model in self.models:

@@ -82,7 +82,7 @@ class Storm:
         data = CONTENTS[number][start : start + rng.randrange(1, 200_000)]
         if number == 3 and rng.randrange(4) == 0:
             data = bytes(byte ^ 1 for byte in data[:100]) + data[100:]
-        blob.write(start, data)
+        blob.write(start, data, passing=rng.randrange(2) == 0)
 
     def _meddle(self, rng: random.Random) -> None:
         blob = self.blobs[rng.randrange(4)]

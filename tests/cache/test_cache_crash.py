@@ -20,7 +20,10 @@ import pytest
 STORM = str(Path(cache_storm.__file__))
 KILLS = 200
 POWER_CUTS = 100
-CALLS = "write,pwrite64,fdatasync,fsync,ftruncate,fallocate,openat,rename,unlink,unlinkat,mkdir"
+CALLS = (
+    "write,pwrite64,pwritev2,fdatasync,fsync,ftruncate,fallocate,openat,rename,unlink,unlinkat,"
+    "mkdir,rmdir"
+)
 """Every call by which the files of a cache change."""
 IMAGE_BYTES = 32 << 20
 
