@@ -23,6 +23,11 @@ from proto.containerd.services.snapshots.v1.snapshots_pb2 import (
     RemoveSnapshotRequest,
 )
 from proto.containerd.services.snapshots.v1.snapshots_pb2_grpc import SnapshotsStub
+from snapshotter.artifact.descriptor import Descriptor
+from snapshotter.artifact.digest import Digest, digest_of, parse_digest
+from snapshotter.artifact.mediatypes import OCI_INDEX, OCI_MANIFEST
+from snapshotter.images.containerd import Containerd as Client
+from snapshotter.images.containerd import Image
 
 MIB = 1 << 20
 SECONDS = 60
@@ -255,8 +260,23 @@ def test_collecting_by_hand_says_what_it_would_do_and_does_it(
         stage.snapshotter.start()
 
 
+def put_index(places: Places, name: str, manifest: Digest) -> None:
+    """Let the image ``name`` be one for several platforms, of which ``manifest`` is ours."""
+    with Client(places.containerd) as client, client.lease("k8s.io") as lease:
+        raw = client.read("k8s.io", manifest)
+        assert raw is not None
+        listed = {"mediaType": OCI_MANIFEST, "digest": manifest, "size": len(raw)}
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [listed]}
+        data = json.dumps(index).encode()
+        labels = {"containerd.io/gc.ref.content.m.0": manifest}
+        client.write("k8s.io", digest_of(data), data, labels, lease=lease)
+        target = Descriptor(OCI_INDEX, digest_of(data), len(data))
+        client.put_image("k8s.io", Image(name, target), lease=lease)
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["its manifest", "an index"])
 def test_an_image_without_a_snapshot_keeps_its_blobs(
-    machine: Machine, places: Places, registry: Registry
+    machine: Machine, places: Places, registry: Registry, listed: bool
 ) -> None:
     """As image volumes of containerd 2.1 have it: the snapshot ends with the pod."""
     with staged(machine, places, registry, grace="2s") as stage:
@@ -272,6 +292,8 @@ def test_an_image_without_a_snapshot_keeps_its_blobs(
             assert stage.sums(mount.source) == model.sums
             remove = RemoveSnapshotRequest(snapshotter="modelpack", key=key)
             snapshots.Remove(remove, metadata=metadata, timeout=30)
+        if listed:
+            put_index(places, model.tag, parse_digest(f"sha256:{digest}"))
         stage.until(lambda: not stage.snapshotter.status()["models"])
         time.sleep(6)
         assert stage.there(model) > 20 * MIB

@@ -464,7 +464,7 @@ class Blob:
                 raise CacheFull(message) from error
             raise CacheError(message) from error
         finally:
-            self._room.give_back(len(data) - written)
+            self._room.settle(len(data), unused=len(data) - written)
             counted = self._add(start, start + written, losses)
         return counted
 

@@ -134,7 +134,7 @@ class Evictor:
         """
         with self._one:
             space = self._store.space
-            space.measured(self._store.allocated())
+            space.measure(self._store.allocated)
             excess = space.excess()
             pinned = self._users.pinned()
             there, gone = [], 0
@@ -179,7 +179,7 @@ class Evictor:
 
     def _done(self, freed: list[Freed], *, dry_run: bool) -> list[Freed]:
         if not dry_run:
-            self._store.space.measured(self._store.allocated())
+            self._store.space.measure(self._store.allocated)
             self.evicted_bytes += sum(one.bytes for one in freed)
             if self._store.space.plenty:
                 self._users.made_room()

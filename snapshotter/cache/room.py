@@ -11,8 +11,11 @@ class Room(Protocol):
     def take(self, count: int) -> None:
         """Raises :class:`CacheFull` when ``count`` more bytes are too many."""
 
+    def settle(self, count: int, *, unused: int = 0) -> None:
+        """``count`` bytes that were taken are written now, but for those ``unused``."""
+
     def give_back(self, count: int) -> None:
-        """``count`` bytes that were taken are not used, or no more."""
+        """``count`` bytes are not used any more."""
 
     def refused(self) -> None:
         """The disk is full, whatever we thought."""
@@ -22,6 +25,9 @@ class Boundless:
     """Room for everything the disk takes."""
 
     def take(self, count: int) -> None:
+        pass
+
+    def settle(self, count: int, *, unused: int = 0) -> None:
         pass
 
     def give_back(self, count: int) -> None:

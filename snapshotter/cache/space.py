@@ -61,6 +61,8 @@ class Space:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._used = used
+        self._taken = self._pending = 0
+        """Bytes that were ever taken, and those of them that are just being written."""
         self._unseen = 0
         self._short = 0
         """Bytes of the largest piece that was refused since somebody asked."""
@@ -89,8 +91,7 @@ class Space:
         with self._lock:
             fits = self._fits(count)
             if fits:
-                self._used += count
-                self._unseen += count
+                self._count(count)
                 self._look_again(self._unseen >= _LOOK)
             else:
                 self._short = max(self._short, count)
@@ -109,13 +110,18 @@ class Space:
                 self.on_pressure()
                 fits = self._changed.wait_for(lambda: self._fits(count), patience)
             if fits:
-                self._used += count
-                self._unseen += count
+                self._count(count)
         if not fits:
             raise self._full()
 
+    def settle(self, count: int, *, unused: int = 0) -> None:
+        """``count`` bytes that were taken are written now, but for those ``unused``."""
+        with self._lock:
+            self._pending -= count
+            self._used = max(0, self._used - unused)
+
     def give_back(self, count: int) -> None:
-        """``count`` bytes that were taken are not used, or no more."""
+        """``count`` bytes are not used any more."""
         with self._lock:
             self._used = max(0, self._used - count)
             self._changed.notify_all()
@@ -127,10 +133,16 @@ class Space:
             self._look_again(True)
         self.on_pressure()
 
-    def measured(self, used: int) -> None:
-        """``used`` is what the cache takes by the file system's own account."""
+    def measure(self, look: Callable[[], int]) -> None:
+        """``look`` says what the cache takes by the file system's own account; slow.
+
+        What is written meanwhile counts on top of it, if need be twice until the next look.
+        """
         with self._lock:
-            self._used = used
+            settled = self._taken - self._pending
+        used = look()
+        with self._lock:
+            self._used = used + self._taken - settled
             self._look_again(True)
             self._changed.notify_all()
 
@@ -149,6 +161,12 @@ class Space:
         with self._lock:
             short, self._short = self._short, 0
             return short > 0 or self._used > self._allowed()
+
+    def _count(self, count: int) -> None:
+        self._used += count
+        self._taken += count
+        self._pending += count
+        self._unseen += count
 
     def _allowed(self) -> int:
         return allowance(self._options, self._then, self._disk)

@@ -243,9 +243,7 @@ class State:
                 read.pending = not self._covered(read)
         if not cached:
             # What nobody waits for need not come only to be thrown away.
-            wanted = [
-                read.end for read in download.reads if end < read.end and read.start < flight.end
-            ]
+            wanted = (read.end for read in download.reads if read.start < flight.end)
             self.cut(flight, max(end, flight.asked, *wanted))
         self._set_due(flight)
         if download.blob.complete:

@@ -85,11 +85,12 @@ class Content:
             while written < len(view):
                 written += os.pwrite(self._fd, view[written:], self.size + written)
         except OSError as error:
-            if self._space is not None:
-                self._space.give_back(len(view))
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    self._space.refused()
+            if self._space is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._space.refused()
             raise CacheError(f"cannot write {self.path} of the cache: {error.strerror}") from error
+        finally:
+            if self._space is not None:
+                self._space.settle(len(view), unused=len(view) - written)
         self.size += written
 
     def read(self, offset: int, size: int) -> bytes:
@@ -121,6 +122,13 @@ class Content:
         except OSError as error:
             raise CacheError(f"cannot keep {self.path} of the cache: {error.strerror}") from error
         self.record = record
+
+    def doubt(self) -> None:
+        """The disk did not give it: whoever opens it next begins anew. Quick."""
+        try:
+            self._record_path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("record of an unpacked layer left", path=str(self.path), error=str(error))
 
     def clear(self) -> None:
         """Drop what there is."""

@@ -444,7 +444,6 @@ def test_a_disk_that_is_really_full_refuses_and_is_made_room_on(tmp_path) -> Non
         for start, end in blob.present:
             assert blob.pread(start, end - start) == CONTENT[start:end]
         blob.flush()
-        del blob
         cache.close()
     finally:
         subprocess.run(["umount", "--lazy", root], check=True)

@@ -80,12 +80,30 @@ def test_room_that_others_take_is_not_ours_any_more() -> None:
     disk = Disk(100 * MIB)
     bounded = Space(Path("/cache"), options(keep_free="5%"), 0, disk.look)
     bounded.take(20 * MIB)
+    bounded.settle(20 * MIB)
     assert bounded.allowed == 50 * MIB
     disk.free = 10 * MIB
-    bounded.measured(20 * MIB)
+    bounded.measure(lambda: 20 * MIB)
     assert bounded.allowed == 0
     assert bounded.excess() == 20 * MIB
     assert bounded.shortage()
+
+
+def test_what_is_being_written_while_the_disk_is_looked_at_counts() -> None:
+    bounded = space("10MiB")
+    bounded.take(2 * MIB)
+
+    def look() -> int:
+        bounded.take(MIB)  # somebody else
+        return 0  # nothing of it is on the disk yet
+
+    bounded.measure(look)
+    assert bounded.used == 3 * MIB
+    bounded.settle(2 * MIB)
+    bounded.settle(MIB, unused=MIB // 2)
+    assert bounded.used == 2 * MIB + MIB // 2
+    bounded.measure(lambda: 7)
+    assert bounded.used == 7
 
 
 def test_who_can_wait_for_room_gets_it_when_it_is_made() -> None:
@@ -101,7 +119,7 @@ def test_who_can_wait_for_room_gets_it_when_it_is_made() -> None:
     waiter.start()
     assert asked.wait(60)
     assert not taken.is_set()
-    bounded.measured(5 * MIB)
+    bounded.measure(lambda: 5 * MIB)
     assert taken.wait(60)
     waiter.join()
     with pytest.raises(CacheFull):

@@ -152,9 +152,9 @@ def test_a_model_is_not_completed_into_a_cache_that_fills_up(make) -> None:
     assert node.read(0, 10) == CONTENT[:10]
     until(lambda: not node.store.space.plenty)
     time.sleep(0.3)
-    fetched = node.server.sent_bytes
+    fetched = node.fetcher.stats.fetched_bytes
     time.sleep(0.3)
-    assert node.server.sent_bytes == fetched < SIZE
+    assert node.fetcher.stats.fetched_bytes == fetched < SIZE
     assert node.store.allocated() <= 4 * MIB
     assert node.read_forward() == CONTENT
     assert node.store.allocated() <= 4 * MIB
