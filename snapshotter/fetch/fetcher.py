@@ -269,8 +269,9 @@ class Fetcher:
         failure = None
         with self._lock:
             there = not read.download.lacks(read)
-            if read.download.bad is not None:
-                failure = FetchError(read.download.bad)
+            bad = _why_bad(read.download)
+            if bad is not None:
+                failure = FetchError(bad)
             elif self._closed:
                 failure = _closed_error(read)
             elif not there:
@@ -385,7 +386,8 @@ class Fetcher:
         with self._lock:
             ready = self._state.landed(flight, data, cached=failure is None, now=now)
             expired = self._state.expire(now)
-            if failure is not None:
+            bad = _why_bad(download)
+            if failure is not None and bad is None:
                 if self._state.uncached_until < now:
                     log.warning("the cache takes no bytes, reading on without", error=str(failure))
                 self._state.uncached_until = now + _UNCACHED
@@ -393,7 +395,11 @@ class Fetcher:
         if failure is None and download.blob.complete:
             self._verifier.put(download.blob)
         self._fail_late(expired)
-        return ready
+        if bad is None:
+            return ready
+        for read in ready:
+            hand_over(read, FetchError(bad))
+        return []
 
     def _ended(self, flight: Flight, error: Exception | None) -> None:
         download = flight.download
@@ -538,9 +544,8 @@ class Fetcher:
     def _remember_wrong(self, download: Download) -> None:
         """With the lock held: the blob may be known to come wrong, also from an earlier life."""
         blob = download.blob
-        if blob.state is BlobState.BAD:
-            download.bad = f"{blob.digest}: wrong bytes came, none is served any more"
-            download.bad_until = math.inf
+        if (bad := _why_bad(download)) is not None:
+            download.bad, download.bad_until = bad, math.inf
         record = self._quarantine.get(blob.digest) if self._quarantine is not None else None
         if record is not None and blob.state is not BlobState.VERIFIED:
             download.bad, download.bad_until = record.why, record.again_at
@@ -552,6 +557,13 @@ class Fetcher:
             if download.bad is not None and time.time() >= download.bad_until:
                 download.blob.forgive()
                 self._state.begin_again(download)
+
+
+def _why_bad(download: Download) -> str | None:
+    """Why nothing of it is served; also in the moment before we are told."""
+    if download.bad is None and download.blob.state is BlobState.BAD:
+        return f"{download.blob.digest}: wrong bytes came, none is served any more"
+    return download.bad
 
 
 def _closed_error(read: Read) -> FetchError:
