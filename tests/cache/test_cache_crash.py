@@ -21,10 +21,10 @@ STORM = str(Path(cache_storm.__file__))
 KILLS = 200
 POWER_CUTS = 100
 CALLS = (
-    "write,pwrite64,pwritev2,fdatasync,fsync,ftruncate,fallocate,openat,rename,unlink,unlinkat,"
-    "mkdir,rmdir"
+    "write,pwrite64,pwritev2,fdatasync,fsync,ftruncate,fallocate,rename,unlink,unlinkat,mkdir,rmdir"
 )
-"""Every call by which the files of a cache change."""
+"""Every call by which the files of a cache change, but for openat(2), which makes empty ones:
+a program's start has too many of them."""
 IMAGE_BYTES = 32 << 20
 
 
@@ -71,8 +71,8 @@ def test_killed_at_any_moment_the_maps_claim_only_right_bytes(zygote, tmp_path) 
 
 
 def faults() -> list[int]:
-    """The n-th call of each kind in a thread: early ones, then further apart."""
-    return [*range(1, 25), *range(28, 60, 4), *range(70, 200, 13)]
+    """The n-th call of a thread: early ones, then further apart."""
+    return [*range(1, 22), *range(24, 60, 6)]
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -82,21 +82,25 @@ def test_killed_at_any_call_the_maps_claim_only_right_bytes(tmp_path, number) ->
         root = tmp_path / f"cache-{n % 2}"
         killed += strace(root, f"kill{n}", f"{CALLS}:signal=SIGKILL:when={n}") != 0
         cache_storm.check(root, lose_unclaimed=True)
-    assert killed > 5
+    assert killed > 6
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_refused_any_call_memory_and_maps_claim_only_right_bytes(tmp_path, error) -> None:
+    ended = 0
     for n in faults()[::2]:
         root = tmp_path / f"cache-{n % 3}"
         when = f"{n}+7" if n % 4 else f"{n}"
         status = strace(root, f"{error}{n}", f"{CALLS},preadv:error={error}:when={when}")
+        # 1: the cache could not even be opened.
         assert status in (0, 1), "memory claims wrong bytes, or a lent file was evicted"
+        ended += status == 0
         cache_storm.check(root, lose_unclaimed=True)
+    assert ended > 6
 
 
 def strace(root: Path, seed: str, inject: str) -> int:
-    """The status of a storm some call of which is spoilt, of those below ``root``."""
+    """The status of a storm some call of which is spoilt."""
     return subprocess.run(
         [
             *("strace", "-f", "-qq", "-o", "/dev/null"),
