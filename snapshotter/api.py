@@ -1,10 +1,10 @@
 """The management API: what the daemon says of itself, as JSON over HTTP on a unix socket.
 
-``GET /v1/status``; ``POST /v1/verify`` (``?manifest=sha256:...`` for one model), which
-answers a line of JSON at a time, see :mod:`snapshotter.audits`; ``POST /v1/gc`` (``?all=1``,
-``?dry_run=1``), see :mod:`snapshotter.garbage`; ``POST /v1/pin`` and ``/v1/unpin``
-(``?reference=...``), see :mod:`snapshotter.pinning`. Whoever may open the socket (mode 0600)
-may ask.
+``GET /v1/status``; ``GET /v1/models`` (``?manifest=sha256:...`` for one and its blobs), see
+:mod:`snapshotter.holdings`; ``POST /v1/verify`` (the same), which answers a line of JSON at
+a time, see :mod:`snapshotter.audits`; ``POST /v1/gc`` (``?all=1``, ``?dry_run=1``), see
+:mod:`snapshotter.garbage`; ``POST /v1/pin`` and ``/v1/unpin`` (``?reference=...``), see
+:mod:`snapshotter.pinning`. Whoever may open the socket (mode 0600) may ask.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from snapshotter.cache.store import BlobStore
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.garbage import Garbage
+from snapshotter.holdings import Holdings
 from snapshotter.keeper.keeping import Keeping
 from snapshotter.mounts.table import Mounts
 from snapshotter.pinning import Pinning
@@ -104,12 +105,16 @@ class ApiServer:
         address: Path,
         status: Status,
         audits: Audits | None = None,
+        holdings: Holdings | None = None,
+        *,
         garbage: Garbage | None = None,
         pinning: Pinning | None = None,
     ) -> None:
         self._address = address
         listener = listen_unix(address)
         routes: dict[str, tuple[str, _Answerer]] = {"/v1/status": ("GET", lambda _: status())}
+        if holdings is not None:
+            routes["/v1/models"] = ("GET", lambda query: _models(holdings, query))
         if garbage is not None:
             routes["/v1/gc"] = ("POST", lambda query: _collect(garbage, query))
         if pinning is not None:
@@ -172,6 +177,14 @@ def _reference(query: str) -> str:
     if not asked:
         raise ArtifactError("which model? say ?reference=REGISTRY/NAME:TAG")
     return asked[0]
+
+
+def _models(holdings: Holdings, query: str) -> dict[str, Any]:
+    asked = parse_qs(query).get("manifest")
+    if not asked:
+        return {"models": holdings.all()}
+    model = holdings.one(parse_digest(asked[0]))
+    return {"models": [] if model is None else [model]}
 
 
 def _verify(audits: Audits, query: str, start_response: StartResponse) -> Iterable[bytes]:

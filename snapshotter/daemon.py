@@ -29,6 +29,7 @@ from snapshotter.environment import check_environment, concerns, raise_file_limi
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.garbage import Garbage, NodeUsers
+from snapshotter.holdings import holdings_of
 from snapshotter.images.allowed import check_allowed
 from snapshotter.images.containerd import Containerd
 from snapshotter.images.cri import PrivatePlaces, PullWatcher
@@ -175,7 +176,8 @@ def running(config: Config) -> Iterator[None]:
         status = status_of(
             store, fetcher, mounts, registry, keeper, evictor=evictor, pinning=pinning
         )
-        api = ApiServer(config.api_address, status, audits, garbage, pinning)
+        held = holdings_of(store, documents)
+        api = ApiServer(config.api_address, status, audits, held, garbage=garbage, pinning=pinning)
         stack.callback(api.stop)
         # Last up, first down: containerd must never meet a half-built daemon.
         snapshots = serve_snapshots(config.grpc_address, root, models)

@@ -23,7 +23,7 @@ from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.fetcher import Fetcher, LoadedModel, ReadResult
 from snapshotter.registry.blobs import BlobOrigin
 from snapshotter.unpack.content import Content
-from snapshotter.unpack.errors import UnpackError
+from snapshotter.unpack.errors import UnpackError, WrongLayer
 from snapshotter.unpack.inflate import Dry
 from snapshotter.unpack.options import UnpackOptions
 from snapshotter.unpack.stream import Stream, index_content
@@ -271,7 +271,7 @@ class Unpacker:
                 unpacked.closed()
             elif unpacked.blob.state is BlobState.BAD:
                 # The fetcher hashed it first. What came out until now is as wrong.
-                self._fail(task, UnpackError(f"{unpacked.archive.where}: {error}"))
+                self._fail(task, WrongLayer(f"{unpacked.archive.where}: {error}"))
             else:
                 unpacked.troubled(error, attempt)
         except (ArtifactError, UnpackError) as error:
