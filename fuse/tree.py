@@ -112,6 +112,15 @@ class Tree(Generic[_T]):
         blocks = sum(-(-file.attr.size // _BSIZE) for file in files)
         self._statfs = Statfs(blocks=blocks, files=len(self._placed), bsize=_BSIZE)
 
+    def clear(self) -> None:
+        """Let go of everything that was given: nothing is served any more.
+
+        What serves a tree is usually known to its functions, so nothing else would free it
+        before the collector of cycles comes by.
+        """
+        del self._read, self._open, self._release, self._destroy
+        self._placed.clear()
+
     # Places
 
     def __len__(self) -> int:

@@ -43,11 +43,12 @@ def push_model(
     name: str = "models/test",
     tag: str = "1",
     tar: bool = False,
+    seed: int = 1,
 ) -> PushedModel:
-    """Build a model and push it, the way a user does."""
-    source = snapshotter.machine.root / "model"
+    """Build a model and push it, the way a user does; one of other weights with another seed."""
+    source = snapshotter.machine.root / ("model" if seed == 1 else f"model-{seed}")
     if not source.exists():
-        write_model(source, SIZE)
+        write_model(source, SIZE, seed=seed)
     tagged = f"{registry.host}/{name}:{tag}"
     built = snapshotter.modelpack("build", str(source), "-t", tagged, *(["--tar"] if tar else []))
     digest = built.strip().splitlines()[-1]

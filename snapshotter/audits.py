@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from snapshotter.artifact.digest import Digest
-from snapshotter.artifact.errors import ArtifactError
-from snapshotter.artifact.manifest import Manifest, parse
+from snapshotter.artifact.manifest import Manifest
 from snapshotter.cache.audit import Target, audit, everything, on_disk
 from snapshotter.cache.blob import Blob
 from snapshotter.cache.documents import Documents
@@ -95,7 +94,7 @@ class Audits:
             return 0
 
     def _of(self, digest: Digest) -> list[Target]:
-        manifest = self._manifest(digest)
+        manifest = self._documents.manifest(digest)
         if manifest is None:
             raise NothingKnown(
                 f"{digest} is not known to {self._store.root}: it was never mounted from there"
@@ -105,20 +104,12 @@ class Audits:
     def _all(self) -> list[Target]:
         known: dict[Digest, Target] = {}
         for digest in self._documents.digests():
-            manifest = self._manifest(digest)
+            manifest = self._documents.manifest(digest)
             if manifest is not None:
                 for target in self._targets(manifest):
                     if target.chunks is not None or target.digest not in known:
                         known[target.digest] = target
         return [known.get(target.digest, target) for target in everything(self._store)]
-
-    def _manifest(self, digest: Digest) -> Manifest | None:
-        raw = self._documents.get(digest)
-        try:
-            document = parse(raw, digest) if raw is not None else None
-        except ArtifactError:
-            return None  # another kind of document: a chunk list
-        return document if isinstance(document, Manifest) else None
 
     def _targets(self, manifest: Manifest) -> list[Target]:
         chunks = self._trust.known(manifest) if self._trust is not None else {}

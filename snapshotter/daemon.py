@@ -21,17 +21,21 @@ from snapshotter.audits import Audits
 from snapshotter.cache.chunk_lists import OwnLists
 from snapshotter.cache.completeness import is_complete
 from snapshotter.cache.documents import Documents
+from snapshotter.cache.evictor import Evictor
+from snapshotter.cache.pins import Pins
 from snapshotter.cache.store import BlobStore
 from snapshotter.config import DEFAULT_PATH, Config, load_config
 from snapshotter.environment import check_environment, concerns, raise_file_limit
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
+from snapshotter.garbage import Garbage, NodeUsers
 from snapshotter.holdings import holdings_of
 from snapshotter.images.allowed import check_allowed
 from snapshotter.images.containerd import Containerd
 from snapshotter.images.cri import PrivatePlaces, PullWatcher
 from snapshotter.images.cri_proxy import serve as serve_cri
 from snapshotter.images.direct import find_image_volume, is_looked_at, may_be_image_volume
+from snapshotter.images.known import KnownImages
 from snapshotter.images.mirror import named_in_hosts
 from snapshotter.images.mirror import serve as serve_mirror
 from snapshotter.images.options import ImageOptions
@@ -41,6 +45,7 @@ from snapshotter.logs import configure_logs
 from snapshotter.mounts.loader import Loader
 from snapshotter.mounts.table import Mounts
 from snapshotter.mounts.trust import Trust
+from snapshotter.pinning import Pinning
 from snapshotter.registry.client import Registry
 from snapshotter.registry.keyring import NodeKeyring, PresentedKeyring, PullSecretKeyring
 from snapshotter.registry.pull_secrets import PullSecrets
@@ -104,6 +109,8 @@ def running(config: Config) -> Iterator[None]:
         fetcher = Fetcher(
             config.fetch,
             config.verify,
+            space=store.space,
+            quarantine=store.quarantine,
             on_verified=lambda blob: mounts.verified(blob),
             on_bad=lambda blob: mounts.condemned(blob),
         )
@@ -129,6 +136,9 @@ def running(config: Config) -> Iterator[None]:
         mounts = Mounts(state / "mounts", loader, fetcher, config.mounts, keeper)
         stack.callback(mounts.close)
         mounts.adopt()
+        pins = Pins(root / "pins")
+        evictor = Evictor(store, NodeUsers(documents, pins, mounts, fetcher))
+        stack.callback(evictor.close)
         # Before the mounts: a verifier that tells the kernel of wrong bytes needs them served.
         stack.callback(fetcher.close)
         stack.callback(unpacker.close)
@@ -146,11 +156,6 @@ def running(config: Config) -> Iterator[None]:
                 keep_secret=secrets.keep,
             )
             stack.callback(mirror.stop)
-        audits = Audits(store, documents, trust, fetcher.condemn)
-        status = status_of(store, fetcher, mounts, registry, keeper)
-        api = ApiServer(config.api_address, status, audits, holdings_of(store, documents))
-        stack.callback(api.stop)
-        api.start()
         if config.cri_address is not None:
             places = PrivatePlaces(root / "private-models.json")
             watcher = PullWatcher(
@@ -159,10 +164,30 @@ def running(config: Config) -> Iterator[None]:
             proxy = serve_cri(config.cri_address, containerd.address, watcher)
             stack.callback(proxy.stop)
         models = NodeModels(containerd, mounts, config.images)
+        garbage = Garbage(
+            store,
+            documents,
+            pins,
+            mounts,
+            evictor,
+            known=KnownImages(containerd).manifests,
+            snapshots=lambda: snapshots.models(),
+        )
+        stack.callback(garbage.close)
+        audits = Audits(store, documents, trust, fetcher.condemn)
+        pinning = Pinning(pins, documents, registry, store)
+        status = status_of(
+            store, fetcher, mounts, registry, keeper, evictor=evictor, pinning=pinning
+        )
+        held = holdings_of(store, documents)
+        api = ApiServer(config.api_address, status, audits, held, garbage=garbage, pinning=pinning)
+        stack.callback(api.stop)
         # Last up, first down: containerd must never meet a half-built daemon.
         snapshots = serve_snapshots(config.grpc_address, root, models)
         stack.callback(snapshots.stop)
+        api.start()
         snapshots.settle([serving.model.ref for serving in mounts.mounted()])
+        garbage.start()
         yield
 
 

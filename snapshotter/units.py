@@ -13,6 +13,7 @@ _SIZES = {"": 1, "B": 1} | {
     for suffix, base in (("iB", 1024), ("B", 1000), ("", 1024))
 }
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -45,6 +46,27 @@ class Seconds(float):
         return cls(number * _SECONDS[unit])
 
 
+class Capacity(str):
+    """A size as :class:`ByteSize` reads it, or a share of a file system such as ``"10%"``."""
+
+    @classmethod
+    def parse(cls, value: str | int | float) -> Self:
+        text = str(value).strip()
+        share = _SHARE.fullmatch(text)
+        if share is None:
+            if isinstance(value, (bool, float)):
+                raise UnitError(f"{value!r} is no size or share: write for instance 200GiB or 10%")
+            ByteSize.parse(text)
+        elif float(share[1]) > 100:
+            raise UnitError(f"{value!r} is more than there is: write 0% to 100%")
+        return cls(text)
+
+    def of(self, total: int) -> int:
+        """Bytes, where a share is of ``total`` bytes."""
+        share = _SHARE.fullmatch(self)
+        return int(total * float(share[1]) / 100) if share else ByteSize.parse(str(self))
+
+
 def _split(value: str | int | float, what: str) -> tuple[float, str]:
     match = _QUANTITY.fullmatch(str(value))
     if match is None or isinstance(value, bool):
@@ -53,8 +75,8 @@ def _split(value: str | int | float, what: str) -> tuple[float, str]:
 
 
 def decode_unit(kind: type, value: Any) -> Any:
-    """``dec_hook`` of :func:`msgspec.convert` for the two types above."""
-    if issubclass(kind, (ByteSize, Seconds)):
+    """``dec_hook`` of :func:`msgspec.convert` for the types above."""
+    if issubclass(kind, (ByteSize, Seconds, Capacity)):
         if not isinstance(value, (str, int, float)):
             raise UnitError(f"{value!r} is no {kind.__name__}")
         return kind.parse(value)  # type: ignore[arg-type]

@@ -22,10 +22,16 @@ def shown(state: str, *, passthrough: bool) -> str:
         "version": "0",
         "pid": 1,
         "memory": {"rss_anon_bytes": 0},
-        "cache": {"path": "/cache", "allocated_bytes": 0},
+        "cache": {
+            "path": "/cache",
+            "allocated_bytes": 1 << 20,
+            "allowed_bytes": 1 << 30,
+            "evicted_bytes": 0,
+            "pins": [{"digest": "sha256:0", "references": ["r.example/m:1"], "size_bytes": 10}],
+        },
         "fetched_bytes": 0,
         "hosts": [],
-        "verification": {"wrong_blobs": 0, "wrong_chunks": 0},
+        "verification": {"wrong_blobs": 0, "wrong_chunks": 0, "quarantined": []},
         "rate_bytes_per_second": 0,
         "models": [model],
     }

@@ -14,7 +14,7 @@ from snapshotter.artifact.digest import Digest, encoded
 from snapshotter.artifact.errors import ArtifactError
 from snapshotter.cache.blob import HASH_STEP, Blob
 from snapshotter.cache.documents import parse_name
-from snapshotter.cache.errors import CacheError, DigestMismatch
+from snapshotter.cache.errors import CacheError, DigestMismatch, Unreadable
 from snapshotter.cache.store import BlobStore
 from snapshotter.cache.verification import Verification
 
@@ -27,7 +27,7 @@ class Verdict(StrEnum):
     BAD = "bad"
     """Bytes were wrong; they were dropped."""
     UNREADABLE = "unreadable"
-    """The disk did not give the bytes, or they were lost meanwhile."""
+    """The disk did not give the bytes, so all were dropped, or they were lost meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,9 @@ def audit(
         detail, dropped = str(error), present
         on_wrong(blob, error)
     except CacheError as error:
+        if isinstance(error, Unreadable):
+            blob.lose()
+            on_wrong(blob, error)
         verdict, detail = Verdict.UNREADABLE, str(error)
         return Finding(target.digest, target.size, present, checked, 0, verdict, detail)
     verdict = Verdict.VERIFIED if present == target.size else Verdict.PARTIAL

@@ -10,19 +10,19 @@ from __future__ import annotations
 import enum
 import errno
 import os
-import stat
 import threading
-import weakref
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from snapshotter.artifact.digest import Digest, encoded
-from snapshotter.cache import durable, presence
-from snapshotter.cache.errors import CacheError, DigestMismatch
+from snapshotter.cache.errors import CacheError, CacheFull, DigestMismatch, Unreadable
+from snapshotter.cache.files import BlobFiles
 from snapshotter.cache.ranges import RangeSet
+from snapshotter.cache.room import Boundless, Room
 from snapshotter.cache.verification import Verification
 
 if TYPE_CHECKING:
@@ -44,14 +44,12 @@ class BlobState(enum.Enum):
     VERIFIED = "verified"
     BAD = "bad"
     """It was complete and did not hash to its digest. Nothing of it is there any more, and
-    nothing is taken, until everybody has let go of this object and the blob is opened anew."""
+    nothing is taken, until it is given another chance: :meth:`Blob.forgive`."""
 
 
 class Blob:
     """A blob by digest. Thread-safe; shared by everybody who reads or fetches it.
 
-    Its descriptor lives exactly as long as the object: closing it any earlier could
-    let the kernel give the number to another file under a thread about to write.
     Get one from :class:`~snapshotter.cache.store.BlobStore`.
     """
 
@@ -61,6 +59,7 @@ class Blob:
         digest: Digest,
         size: int,
         on_change: Callable[[Blob, int], None] = lambda *_: None,
+        room: Room | None = None,
     ) -> None:
         """Open what ``directory`` holds of the blob, or begin with nothing.
 
@@ -71,25 +70,28 @@ class Blob:
         """
         self.digest = digest
         self.size = size
-        self.path = directory / "data"
+        self.used_at = 0.0
+        """When bytes of it were last read or written through us, seconds since the epoch."""
+        self._files = BlobFiles(directory, digest, size)
+        self.path = self._files.data
         """The data file; sparse, and right only where `has` says so."""
-        self._map = directory / "map"
         self._on_change = on_change
+        self._room = room or Boundless()
         self._lock = threading.Lock()
         self._flushing = threading.Lock()  # taken before _lock
         # The kernel lets one thread write to a file at a time, and the others spin for
         # their turn (i_rwsem): with a lock of our own they sleep.
         self._writing = threading.Lock()
-        try:
-            self._fd, known = self._open()
-        except OSError as error:
-            raise CacheError(f"cannot open {self.path} of the cache: {error.strerror}") from None
-        weakref.finalize(self, os.close, self._fd).atexit = False
+        known = self._files.known
         self._takes_passing = True
         self._present = RangeSet(known.ranges if known else ())
         self._durable = self._present.copy()
         self._verified = known is not None and known.verified
         self._bad = False
+        self._void = False
+        """What the files hold counts for nothing; they are made anew before anything is taken."""
+        self._synced = self._verified
+        """Every byte is durable, whether or not the map says so yet."""
         self._changes = self._flushed = 0
         self._losses = 0  # a write that began before a loss does not count as there after it
         self._vouched = RangeSet()  # of what is there, what is known to be right
@@ -125,7 +127,7 @@ class Blob:
     @property
     def allocated_bytes(self) -> int:
         """What the data file takes of the disk."""
-        return os.fstat(self._fd).st_blocks * 512
+        return os.fstat(self._files.fd).st_blocks * 512
 
     def has(self, start: int, end: int) -> bool:
         """Whether all of ``[start, end)`` is there."""
@@ -150,12 +152,14 @@ class Blob:
 
         Raises :class:`CacheError` when the disk takes less than all of them; what it
         took is there. Also when they do not count because the blob is bad, or the disk
-        lost something meanwhile.
+        lost something meanwhile; :class:`CacheFull` when there is no room for them.
         """
         view = memoryview(data).cast("B")
         if offset < 0 or offset + len(view) > self.size:
             raise ValueError(f"{len(view)} bytes at {offset} of a blob of {self.size}")
+        self.used_at = time.time()
         with self._writing:
+            # Taken before an eviction can begin: it must not make a hole of what counts after it.
             counted, losses = True, self._losses
             # What is there is never written again: somebody may have hashed it already.
             for start, end in self.missing(offset, offset + len(view)):
@@ -173,30 +177,40 @@ class Blob:
     def readinto(self, offset: int, buffer: WriteableBuffer) -> int:
         """Fill ``buffer`` from ``offset`` and return how much; less only at the blob's end.
 
-        The caller knows that the bytes are there. Raises :class:`CacheError` when the
+        The caller knows that the bytes are there. Raises :class:`Unreadable` when the
         disk does not give them.
         """
         view = memoryview(buffer).cast("B")
         done = 0
+        self.used_at = time.time()
         try:
             while done < len(view):
-                count = os.preadv(self._fd, [view[done:]], offset + done)
+                count = os.preadv(self._files.fd, [view[done:]], offset + done)
                 if count == 0:
                     break
                 done += count
         except OSError as error:
-            raise CacheError(f"cannot read {self.path} of the cache: {error.strerror}") from error
+            raise Unreadable(f"cannot read {self.path} of the cache: {error.strerror}") from error
         return done
+
+    def use(self) -> None:
+        """Somebody begins or ends to read it past us."""
+        self.used_at = time.time()
 
     def passed(self, start: int, end: int) -> None:
         """Whoever wanted ``[start, end)`` has it: memory need not keep what the disk has."""
-        os.posix_fadvise(self._fd, start, end - start, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(self._files.fd, start, end - start, os.POSIX_FADV_DONTNEED)
 
     def fileno(self) -> int:
-        """The open data file, to map or to pass to the kernel while this object lives."""
-        return self._fd
+        """The open data file."""
+        return self._files.fd
 
     # Durability
+
+    @property
+    def void(self) -> bool:
+        """What was there is lost, and nothing is taken before `flush` has begun anew."""
+        return self._void
 
     @property
     def dirty(self) -> bool:
@@ -211,12 +225,15 @@ class Blob:
         reports such an error once and then drops the pages (fsync(2), ERRORS).
         """
         with self._flushing:
+            if self._void:
+                self._renew()
             with self._lock:
-                if self._bad or not self.dirty:
+                if self._bad or self._void or not self.dirty:
                     return
                 ranges, verified, changes = self._present.copy(), self._verified, self._changes
+                losses = self._losses
             try:
-                os.fdatasync(self._fd)
+                os.fdatasync(self._files.fd)
             except OSError as error:
                 with self._lock:
                     self._present, self._verified = self._durable.copy(), False
@@ -225,10 +242,14 @@ class Blob:
                     f"the disk did not keep {self.path} of the cache: {error.strerror}; "
                     "its latest bytes will be fetched again"
                 ) from error
+            with self._lock:
+                if losses != self._losses:
+                    return  # what went is gone on the disk too, or will be: `lose`
+                self._synced = ranges.total == self.size
             try:
-                self._write_map(ranges, verified=verified)
+                self._files.write_map(ranges, verified=verified)
             except OSError as error:
-                raise CacheError(f"cannot write {self._map}: {error.strerror}") from error
+                raise CacheError(f"cannot write {self._files.map}: {error.strerror}") from error
             with self._lock:
                 self._durable, self._flushed = ranges, changes
 
@@ -264,19 +285,19 @@ class Blob:
         """Forget ``[start, end)``, which is wrong: also a map on the disk does not claim it now."""
         with self._flushing, self._writing:  # a write under way would not count any more
             with self._lock:
-                if self._bad:
+                if self._bad or self._void:
                     return
                 for ranges in (self._present, self._durable):
                     ranges.remove(start, end)
-                self._verified = False
+                self._verified = self._synced = False
                 self._vouched.remove(start, end)
                 self._losses += 1
                 self._changes += 1
                 durable_ranges = self._durable.copy()
             try:
-                self._write_map(durable_ranges, verified=False)
+                self._files.write_map(durable_ranges, verified=False)
             except OSError as error:
-                log.warning("cannot drop wrong bytes", path=str(self._map), error=str(error))
+                log.warning("cannot drop wrong bytes", path=str(self._files.map), error=str(error))
         self._on_change(self, 0)
 
     def verify(self, cancelled: Callable[[], bool] = lambda: False) -> bool:
@@ -318,102 +339,152 @@ class Blob:
         return True
 
     def _condemn(self) -> None:
-        with self._flushing, self._lock:
-            # What was verified the kernel may be reading by itself: it must not see holes.
-            empty = not self._verified
-            self._bad = True
-            self._verified = False
-            self._lose()
-            self._present.clear()
-            self._durable.clear()
+        with self._flushing:
+            with self._lock:
+                self._bad = True
+                self._forget_all()
             try:
-                self._map.unlink(missing_ok=True)
-                durable.sync_directory(self._map.parent)
-                if empty:
-                    os.ftruncate(self._fd, 0)
-                    os.ftruncate(self._fd, self.size)
-            except OSError as error:
-                # Without its map the data counts for nothing; if even the map stays, it
-                # is not marked verified and the next life hashes these bytes again.
+                self._renew()
+            except CacheError as error:
+                # Nothing of it counts in this life; and if even the map stays, the next one
+                # knows by it of no byte that was hashed.
                 log.warning("cannot drop wrong bytes", path=str(self.path), error=str(error))
+
+    def forgive(self) -> None:
+        """Take bytes of a bad blob again."""
+        with self._lock:
+            self._bad = False
+
+    # Ceasing to be there
+
+    def lend(self) -> int | None:
+        """A descriptor of the data for the kernel to read it by itself; None when it must not.
+
+        Only of a blob that is verified and durable. No byte of it is evicted as long as the
+        descriptor, or what the kernel made of it, is open. Close it.
+        """
+        with self._lock:
+            if not (self._verified and self._synced) or self._bad or self._void:
+                return None
+            try:
+                return self._files.lend()
+            except OSError as error:
+                log.warning("cached blob not lent", path=str(self.path), error=str(error))
+                return None
+
+    def evict(self, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Forget ``ranges`` and give their blocks back; False when it is lent, or bad.
+
+        The map on the disk goes first, then the one in memory,
+        then the bytes, so that neither ever claims a hole. Whoever reads meanwhile finds out
+        by :attr:`losses`. Raises :class:`CacheError` when the disk refuses: then more may be
+        forgotten than was given back, never the other way round.
+        """
+        with self._flushing, self._files.alone() as alone:
+            with self._lock:
+                if not alone or self._bad or self._void:
+                    return False
+                keep = self._durable.copy()
+            for start, end in ranges:
+                keep.remove(start, end)
+            try:
+                shrunk = self._files.shrink_map(keep)
+                # No write may be under way: its bytes would count, and be a hole.
+                with self._writing:
+                    gone = self._forget(ranges, keep if shrunk else RangeSet())
+                    self._files.punch(ranges)
+            except OSError as error:
+                raise CacheError(
+                    f"cannot evict from {self.path} of the cache: {error.strerror}"
+                ) from error
+        self._room.give_back(gone)
+        self._on_change(self, 0)
+        return True
+
+    def _forget(self, ranges: Sequence[tuple[int, int]], durable: RangeSet) -> int:
+        with self._lock:
+            before = self._present.total
+            for start, end in ranges:
+                self._present.remove(start, end)
+                self._vouched.remove(start, end)
+            self._durable = durable
+            self._verified = self._synced = False
+            self._losses += 1
+            self._changes += 1
+            return before - self._present.total
+
+    def lose(self) -> None:
+        """The disk did not give what it had been given: nothing of it counts any more.
+
+        Quick. The next `flush` begins new files; until then no bytes are taken.
+        """
+        with self._lock:
+            if self._bad or self._void:
+                return
+            self._forget_all()
+        self._on_change(self, 0)
+
+    def _forget_all(self) -> None:
+        """With the lock held."""
+        self._room.give_back(self._present.total)
+        self._present.clear()
+        self._verified = False
+        self._void = True
+        self._changes += 1
+        self._lose()
+
+    def _renew(self) -> None:
+        """With ``_flushing`` held: make the files anew, which count for nothing."""
+        try:
+            with self._writing:
+                self._files.renew()
+                with self._lock:
+                    self._durable.clear()
+                    self._void = False
+                    self._flushed = self._changes
+        except OSError as error:
+            raise CacheError(f"cannot drop {self.path} of the cache: {error.strerror}") from error
 
     def _lose(self) -> None:
         """With the lock held: bytes are lost, and nobody knows which of the others are right."""
         self._vouched.clear()
+        self._synced = False
         self._losses += 1
 
-    def _write_map(self, ranges: RangeSet, *, verified: bool) -> None:
-        record = presence.Presence(
-            digest=self.digest, size=self.size, verified=verified, ranges=list(ranges)
-        )
-        durable.replace(self._map, presence.encode(record))
-
     def _put(self, start: int, data: memoryview, losses: int, *, passing: bool) -> bool:
+        self._room.take(len(data))
         written = 0
         try:
             while written < len(data):
                 written += self._writev(data[written:], start + written, passing=passing)
         except OSError as error:
-            raise CacheError(f"cannot write {self.path} of the cache: {error.strerror}") from error
+            message = f"cannot write {self.path} of the cache: {error.strerror}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._room.refused()
+                raise CacheFull(message) from error
+            raise CacheError(message) from error
         finally:
+            self._room.settle(len(data), unused=len(data) - written)
             counted = self._add(start, start + written, losses)
         return counted
 
     def _writev(self, data: memoryview, offset: int, *, passing: bool) -> int:
         if passing and self._takes_passing:
             try:
-                return os.pwritev(self._fd, (data,), offset, RWF_DONTCACHE)
+                return os.pwritev(self._files.fd, (data,), offset, RWF_DONTCACHE)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                     raise
                 self._takes_passing = False  # a kernel or a file system that cannot
-        return os.pwrite(self._fd, data, offset)
+        return os.pwrite(self._files.fd, data, offset)
 
     def _add(self, start: int, end: int, losses: int) -> bool:
         if start == end:
             return True
         with self._lock:
-            if self._bad or self._losses != losses:
+            if self._bad or self._void or self._losses != losses:
                 return False
             self._present.add(start, end)
             self._changes += 1
         self._on_change(self, end - start)
         return True
-
-    # Opening
-
-    def _open(self) -> tuple[int, presence.Presence | None]:
-        try:
-            raw = self._map.read_bytes()
-        except FileNotFoundError:
-            raw = None
-        known = presence.decode(raw, self.digest) if raw is not None else None
-        if known is not None and known.verified and known.size != self.size:
-            raise CacheError(
-                f"{self.digest} is verified to have {known.size} bytes, "
-                f"but the artifact says {self.size}: the artifact is wrong"
-            )
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise CacheError(f"{self.path} of the cache is no regular file: remove it")
-            if known is not None and found.st_size == known.size == self.size:
-                return fd, known
-            if raw is not None:
-                log.warning(
-                    "cached blob does not match its map, starting from nothing",
-                    path=str(self.path),
-                    size=found.st_size,
-                    expected=self.size,
-                    map_sound=known is not None,
-                )
-                # Before the data file looks as the map says it should.
-                self._map.unlink()
-                durable.sync_directory(self._map.parent)
-            os.ftruncate(fd, 0)
-            os.ftruncate(fd, self.size)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd, None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from snapshotter.artifact.digest import Digest
-from snapshotter.artifact.errors import ArtifactError
-from snapshotter.artifact.manifest import Manifest, parse
 from snapshotter.cache.documents import Documents
 from snapshotter.cache.errors import CacheError
 from snapshotter.cache.store import BlobStore
@@ -12,15 +10,14 @@ from snapshotter.cache.store import BlobStore
 
 def is_complete(digest: Digest, documents: Documents, store: BlobStore) -> bool:
     """Whether every byte of the model whose manifest has ``digest`` is on this node."""
-    raw = documents.get(digest)
-    if raw is None:
+    manifest = documents.manifest(digest)
+    if manifest is None:
         return False
     try:
-        manifest = parse(raw, digest)
-        return isinstance(manifest, Manifest) and all(
+        return all(
             store.directory(layer.digest).is_dir()  # open() would make it
             and store.open(layer.digest, layer.size).complete
             for layer in manifest.layers
         )
-    except (ArtifactError, CacheError):
+    except CacheError:
         return False

@@ -6,10 +6,13 @@ works again after a restart while the registry is down.
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 from snapshotter.artifact.digest import Digest, algorithm, digest_of, encoded, parse_digest
 from snapshotter.artifact.errors import ArtifactError
+from snapshotter.artifact.manifest import Manifest, parse
 from snapshotter.cache.durable import replace
 from snapshotter.errors import ModelpackError
 
@@ -40,6 +43,15 @@ class Documents:
             return None
         return data if digest_of(data, like=digest) == digest else None
 
+    def manifest(self, digest: Digest) -> Manifest | None:
+        """The manifest with this digest; None where there is none, or another document."""
+        raw = self.get(digest)
+        try:
+            document = parse(raw, digest) if raw is not None else None
+        except ArtifactError:
+            return None  # another kind of document: a chunk list, a config
+        return document if isinstance(document, Manifest) else None
+
     def put(self, digest: Digest, data: bytes) -> None:
         path = self._path(digest)
         try:
@@ -47,6 +59,29 @@ class Documents:
             replace(path, data)
         except OSError as error:
             raise DocumentError(f"cannot write {path}: {error.strerror}") from None
+
+    def wanted(self, digest: Digest) -> None:
+        """Somebody wants it now: a hint, so no reason to fail."""
+        try:
+            os.utime(self._path(digest))
+        except OSError:
+            pass
+
+    def wanted_at(self, digest: Digest) -> float:
+        """When somebody was known to want it last, seconds since the epoch; now when it is gone."""
+        try:
+            return self._path(digest).stat().st_mtime
+        except OSError:
+            return time.time()
+
+    def remove(self, digest: Digest) -> None:
+        """Raises :class:`DocumentError`."""
+        path = self._path(digest)
+        try:
+            path.unlink(missing_ok=True)
+            self._names(digest).unlink(missing_ok=True)
+        except OSError as error:
+            raise DocumentError(f"cannot remove {path}: {error.strerror}") from None
 
     def names(self, digest: Digest) -> tuple[str, ...]:
         """What `name` was told of this document, the latest last."""

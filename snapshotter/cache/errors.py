@@ -13,5 +13,13 @@ class CacheInUse(CacheError):
     """Another process has the cache."""
 
 
+class CacheFull(CacheError):
+    """There is no room for more bytes: they are served without being kept."""
+
+
+class Unreadable(CacheError):
+    """The disk does not give what it was given."""
+
+
 class DigestMismatch(CacheError):
     """A complete blob does not hash to its digest; what was there of it is gone."""

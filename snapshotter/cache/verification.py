@@ -10,7 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from snapshotter.artifact.digest import Digest, algorithm
-from snapshotter.cache.errors import CacheError
+from snapshotter.cache.errors import Unreadable
 
 if TYPE_CHECKING:
     from snapshotter.cache.blob import Blob
@@ -47,7 +47,7 @@ class Verification:
         """Hash what follows, at most ``limit`` bytes, and return how much was.
 
         0 when the next byte is not there, or when bytes were lost meanwhile. Raises
-        :class:`CacheError` when the disk does not give them.
+        :class:`Unreadable` when the disk does not give them.
         """
         if blob.losses != self._losses:
             self._restart(blob.losses)
@@ -58,7 +58,7 @@ class Verification:
         while (offset := self._position + done) < end:
             count = blob.readinto(offset, buffer[: end - offset])
             if count == 0:
-                raise CacheError(f"{blob.path} of the cache ends at {offset} of {self._size} bytes")
+                raise Unreadable(f"{blob.path} of the cache ends at {offset} of {self._size} bytes")
             self._hasher.update(buffer[:count])
             done += count
         self._position += done

@@ -17,11 +17,13 @@ from snapshotter.cli.cat import cat
 from snapshotter.cli.config import config
 from snapshotter.cli.doctor import doctor
 from snapshotter.cli.fetch import extract, fetch
+from snapshotter.cli.gc import gc
 from snapshotter.cli.index import index
 from snapshotter.cli.inspect import inspect
 from snapshotter.cli.ls import ls
 from snapshotter.cli.mount import mount, umount
 from snapshotter.cli.options import Settings
+from snapshotter.cli.pin import pin, unpin
 from snapshotter.cli.pull import pull
 from snapshotter.cli.status import status
 from snapshotter.cli.tree import tree
@@ -41,6 +43,8 @@ Examples:
   modelpack pull --namespace k8s.io registry.example.com/models/qwen3:8b
   modelpack status
   modelpack verify
+  modelpack pin registry.example.com/models/qwen3:8b
+  modelpack gc --dry-run
   modelpack bench --list
   modelpack doctor
   modelpack config containerd
@@ -70,7 +74,7 @@ def cli(context: click.Context, config_path: Path | None) -> None:
 
 for command in (
     *(build, push, index, inspect, tree, cat, fetch, extract, ls, pull, mount, umount),
-    *(status, verify, bench, doctor, config),
+    *(status, verify, gc, pin, unpin, bench, doctor, config),
 ):
     cli.add_command(command)
 

@@ -20,6 +20,7 @@ from snapshotter.cache.blob import Blob
 from snapshotter.cache.chunk_lists import OwnLists
 from snapshotter.cache.documents import Documents
 from snapshotter.cache.errors import CacheInUse
+from snapshotter.cache.evictor import Evictor, Nobody
 from snapshotter.cache.options import CacheOptions
 from snapshotter.cache.store import BlobStore
 from snapshotter.cli.options import Settings, plain_http_option
@@ -150,8 +151,17 @@ def _serve(
             for serving in served:
                 serving.condemned(blob)
 
-        fetcher = Fetcher(config.fetch, config.verify, on_verified=verified, on_bad=condemned)
+        fetcher = Fetcher(
+            config.fetch,
+            config.verify,
+            space=store.space,
+            quarantine=store.quarantine,
+            on_verified=verified,
+            on_bad=condemned,
+        )
         stack.callback(fetcher.close)
+        evictor = Evictor(store, _Users(served, fetcher))
+        stack.callback(evictor.close)
         documents = Documents(cache / encoded(ref.digest) / "documents")
         documents.put(ref.digest, manifest.raw)
         own = OwnLists(cache / encoded(ref.digest) / "chunks")
@@ -191,6 +201,26 @@ def _serve(
             f"at {directory}"
         )
         stay.over.wait()
+
+
+class _Users(Nobody):
+    """The one model that is mounted from the cache."""
+
+    def __init__(self, served: list[Serving], fetcher: Fetcher) -> None:
+        self._served = served
+        self._fetcher = fetcher
+
+    def reads_itself(self, blob: Blob) -> bool:
+        return any(serving.reads_itself(blob) for serving in self._served)
+
+    def withdraw(self, blob: Blob) -> bool:
+        return all(serving.withdraw(blob) for serving in self._served)
+
+    def evicted(self, blob: Blob) -> None:
+        self._fetcher.evicted(blob)
+
+    def made_room(self) -> None:
+        self._fetcher.made_room()
 
 
 class _Stay:

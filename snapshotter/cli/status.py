@@ -7,27 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-import httpx
 from rich.console import Console
 from rich.table import Table
 
+from snapshotter.cli.asking import api_option, ask
 from snapshotter.cli.options import Settings, json_option, terminal
-from snapshotter.errors import ModelpackError
 from snapshotter.units import format_size
-
-_SECONDS = 10.0
-
-
-class DaemonUnreachable(ModelpackError):
-    """The daemon does not answer."""
 
 
 @click.command()
-@click.option(
-    "--api",
-    type=click.Path(path_type=Path),
-    help="The daemon's management socket.  [default: that of the configuration]",
-)
+@api_option
 @json_option
 @click.pass_obj
 def status(settings: Settings, api: Path | None, as_json: bool) -> None:
@@ -38,41 +27,34 @@ def status(settings: Settings, api: Path | None, as_json: bool) -> None:
       modelpack status
       modelpack status --json | jq '.models[].present_bytes'
     """
-    answer = ask(api or settings.config.api_address)
+    answer = ask(api or settings.config.api_address, "/v1/status")
     if as_json:
         click.echo(json.dumps(answer))
     else:
         _show(answer, terminal())
 
 
-def ask(api: Path) -> dict[str, Any]:
-    """The daemon's status; :class:`DaemonUnreachable` when there is none."""
-    try:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(api)), timeout=_SECONDS) as client:
-            response = client.get("http://daemon/v1/status")
-            response.raise_for_status()
-            answer: dict[str, Any] = response.json()
-            return answer
-    except (httpx.HTTPError, ValueError) as error:
-        raise DaemonUnreachable(
-            f"the daemon does not answer on {api}: {error}; is modelpack-snapshotter running, "
-            "and may you open its socket?"
-        ) from None
-
-
 def _show(answer: dict[str, Any], console: Console) -> None:
     console.print(
         f"modelpack-snapshotter {answer['version']}, pid {answer['pid']}, "
         f"{format_size(answer['memory']['rss_anon_bytes'])} of memory; "
-        f"cache {format_size(answer['cache']['allocated_bytes'])} in {answer['cache']['path']}; "
+        f"{_cache(answer['cache'])}; "
         f"fetched {format_size(answer['fetched_bytes'])} "
         f"at {format_size(answer['rate_bytes_per_second'])}/s"
     )
+    for pin in answer["cache"]["pins"]:
+        size = "unknown size" if pin["size_bytes"] is None else format_size(pin["size_bytes"])
+        console.print(f"pinned: {', '.join(pin['references'])}, {size} ({pin['digest']})")
     wrong = answer["verification"]
     if wrong["wrong_blobs"] or wrong["wrong_chunks"]:
         console.print(
             f"wrong bytes since it started: {wrong['wrong_blobs']} blobs, "
             f"{wrong['wrong_chunks']} chunks; none of them is served, the log names them"
+        )
+    for one in wrong["quarantined"]:
+        console.print(
+            f"quarantined: {one['digest']}, came wrong {one['times']} times in a row, "
+            f"last from {', '.join(one['sources'])}"
         )
     for host in answer["hosts"]:
         if host["state"] != "ok":
@@ -99,6 +81,14 @@ def _show(answer: dict[str, Any], console: Console) -> None:
             model["directory"],
         )
     console.print(table)
+
+
+def _cache(cache: dict[str, Any]) -> str:
+    evicted = f", {format_size(cache['evicted_bytes'])} evicted" if cache["evicted_bytes"] else ""
+    return (
+        f"cache {format_size(cache['allocated_bytes'])} of {format_size(cache['allowed_bytes'])}"
+        f"{evicted} in {cache['path']}"
+    )
 
 
 def _reads(model: dict[str, Any]) -> str:

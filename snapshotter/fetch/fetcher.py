@@ -18,7 +18,9 @@ from weakref import WeakValueDictionary
 import structlog
 
 from snapshotter.cache.blob import Blob, BlobState
-from snapshotter.cache.errors import CacheError
+from snapshotter.cache.errors import CacheError, Unreadable
+from snapshotter.cache.quarantine import Quarantine
+from snapshotter.cache.space import Space
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.gate import Gate
 from snapshotter.fetch.gates import Crew, gate_of
@@ -58,7 +60,8 @@ class Fetcher:
     """Brings bytes of models into their blobs, and to whoever reads them. Thread-safe.
 
     ``on_verified`` and ``on_bad`` are called, from a thread of ours, when a blob has
-    been hashed. Close it to end its threads.
+    been hashed. ``space`` and ``quarantine`` are what the cache has. Close it to end its
+    threads.
     """
 
     def __init__(
@@ -66,12 +69,16 @@ class Fetcher:
         options: FetchOptions,
         verify: VerifyOptions | None = None,
         *,
+        space: Space | None = None,
+        quarantine: Quarantine | None = None,
         on_verified: Callable[[Blob], None] = _ignore,
         on_bad: Callable[[Blob], None] = _ignore,
     ) -> None:
         self.stats = FetchStats()
         self._options = options
         self._verify = verify or VerifyOptions()
+        self._space = space
+        self._quarantine = quarantine
         self._on_verified = on_verified
         self._on_bad = on_bad
         self._crew = Crew()
@@ -85,7 +92,12 @@ class Fetcher:
         self._closed = False
         self._local = threading.local()
         self._verifier = Verifier(
-            self._verified, self.condemn, self._busy, sift=self._sift, on_failed=self._settle
+            self._verified,
+            self.condemn,
+            self._busy,
+            sift=self._sift,
+            on_unreadable=self._unreadable,
+            on_failed=self._settle,
         )
         self._threads = [
             threading.Thread(target=self._run, name=f"modelpack-fetch-{number}", daemon=True)
@@ -114,8 +126,7 @@ class Fetcher:
                 download = self._downloads.get(blob.digest)
                 if download is None or download.blob is not blob:
                     download = self._downloads[blob.digest] = Download(blob)
-                    if blob.state is BlobState.BAD:
-                        download.bad = f"{blob.digest}: wrong bytes came, none is served any more"
+                    self._remember_wrong(download)
                 known = (chunks or {}).get(blob.digest)
                 if download.gate is None or (known and isinstance(download.gate, StrictGate)):
                     download.gate = gate_of(blob, known, self._verify, self)
@@ -191,6 +202,8 @@ class Fetcher:
             raise ValueError(f"cannot read {size} bytes at {offset}")
         start, end = min(offset, blob.size), min(offset + size, blob.size)
         download = self._downloads.get(blob.digest)
+        if download is not None and download.bad is not None:
+            self._forgive(download)
         if download is not None and download.gate is not None and start < end:
             download.gate.read(model, start, end, stream, deliver)
         else:
@@ -258,8 +271,9 @@ class Fetcher:
         failure = None
         with self._lock:
             there = not read.download.lacks(read)
-            if read.download.bad is not None:
-                failure = FetchError(read.download.bad)
+            bad = _why_bad(read.download)
+            if bad is not None:
+                failure = FetchError(bad)
             elif self._closed:
                 failure = _closed_error(read)
             elif not there:
@@ -274,13 +288,15 @@ class Fetcher:
 
     def answer(self, read: Read, scratch: bytearray) -> None:
         """Answer a read whose bytes are all there (for workers, see :class:`worker.Board`)."""
+        blob = read.download.blob
+        losses = blob.losses
+        there = not read.download.lacks(read)
         try:
-            data = from_cache(read.download.blob, read, scratch)
-        except CacheError as error:
-            hand_over(read, FetchError(str(error)))
-            return
-        if read.download.lacks(read):
-            # What was there has been dropped while it was read: wrong, or lost by the disk.
+            data = from_cache(blob, read, scratch) if there else memoryview(b"")
+        except Unreadable as error:
+            self.lost(blob, error)
+        if not there or blob.losses != losses:
+            # What was there ceased to be while it was read: wrong, evicted, or lost by the disk.
             self._answer_or_park(read)
         else:
             hand_over(read, (data,))
@@ -346,6 +362,20 @@ class Fetcher:
         with self._lock:
             return self._state.asking(flight, position, end)
 
+    def made_room(self) -> None:
+        """The cache takes bytes again, also those that nobody waits for."""
+        with self._lock:
+            self._state.uncached_until = 0
+            self._state.full = False
+            self._work.notify_all()
+
+    def evicted(self, blob: Blob) -> None:
+        """Bytes of ``blob`` are gone: they come again when somebody reads them."""
+        with self._lock:
+            download = self._downloads.get(blob.digest)
+            if download is not None:
+                self._state.forget(download)
+
     def passing(self, flight: Flight, end: int) -> bool:
         with self._lock:
             return self._state.passing(flight, end)
@@ -354,18 +384,25 @@ class Fetcher:
         self.stats.count_bytes(len(data))
         download = flight.download
         now = time.monotonic()
+        plenty = self._space is None or self._space.plenty
         with self._lock:
             self._state.cpu_short = self._pressure.short(now)
             ready = self._state.landed(flight, data, cached=failure is None, now=now)
             expired = self._state.expire(now)
-            if failure is not None:
+            bad = _why_bad(download)
+            if failure is not None and bad is None:
                 if self._state.uncached_until < now:
                     log.warning("the cache takes no bytes, reading on without", error=str(failure))
                 self._state.uncached_until = now + _UNCACHED
+            self._state.full = not plenty
         if failure is None and download.blob.complete:
             self._verifier.put(download.blob)
         self._fail_late(expired)
-        return ready
+        if bad is None:
+            return ready
+        for read in ready:
+            hand_over(read, FetchError(bad))
+        return []
 
     def _ended(self, flight: Flight, error: Exception | None) -> None:
         download = flight.download
@@ -431,12 +468,37 @@ class Fetcher:
         """For gates, see :class:`gate.Below`."""
         self._verifier.urge(blob)
 
+    def fits(self, blob: Blob) -> bool:
+        """For gates, see :class:`gate.Below`."""
+        return self._space is None or blob.size <= self._space.allowed
+
+    def lost(self, blob: Blob, error: Unreadable) -> None:
+        """For gates, see :class:`gate.Below`. Quick: also from who answers the kernel."""
+        log.warning("cached blob dropped, it comes anew", digest=blob.digest, error=str(error))
+        blob.lose()
+        with self._lock:
+            download = self._downloads.get(blob.digest)
+            if download is not None:
+                self._state.complete_again(download)
+        self.submit(lambda: self._on_bad(blob))
+
+    def _unreadable(self, blob: Blob, error: CacheError) -> None:
+        assert isinstance(error, Unreadable)
+        self.lost(blob, error)
+        self._settle(blob, None)
+
     def submit(self, work: Callable[[], None]) -> None:
         """For gates, see :class:`gate.Below`."""
         self._crew.submit(work)
 
     def _verified(self, blob: Blob) -> None:
         self.stats.count_blob(right=True)
+        try:
+            blob.flush()  # the kernel must read nothing by itself that the disk may not keep
+        except CacheError as error:
+            log.warning("verified blob not durable", digest=blob.digest, error=str(error))
+        if self._quarantine is not None:
+            self._quarantine.acquit(blob.digest)
         self._on_verified(blob)
         self._settle(blob, None)
 
@@ -454,18 +516,57 @@ class Fetcher:
 
     def condemn(self, blob: Blob, error: CacheError) -> None:
         """Bytes of ``blob`` were found wrong and were dropped; if all, none is served any more."""
-        self.stats.count_blob(right=False)
+        if not isinstance(error, Unreadable):
+            self.stats.count_blob(right=False)
+        sources, waiting = [], []
         with self._lock:
             download = self._downloads.get(blob.digest)
-            waiting = []
             if download is not None and blob.state is BlobState.BAD:
-                download.bad = str(error)
+                sources = self._put_away(download, str(error))
                 waiting = [self._state.drop(read) for read in list(download.reads)]
         for read in waiting:
             hand_over(read, FetchError(str(error)))
         if blob.state is BlobState.BAD:
+            if self._quarantine is not None:
+                record = self._quarantine.condemn(blob.digest, blob.size, sources, str(error))
+                if download is not None:
+                    download.bad_until = record.again_at
             self._settle(blob, error)
         self._on_bad(blob)
+
+    def _put_away(self, download: Download, why: str) -> list[str]:
+        """With the lock held: nothing of the blob is served, later nothing that was not hashed,
+        and other hosts are asked first. What those that gave it are called."""
+        origins = [model.origins[download] for model in self._state.models_with(download)]
+        for origin in origins:
+            origin.distrust()
+        download.bad, download.bad_until = why, math.inf
+        download.gate = download.gate or StrictGate(download.blob, self)
+        return [origin.name for origin in origins]
+
+    def _remember_wrong(self, download: Download) -> None:
+        """With the lock held: the blob may be known to come wrong, also from an earlier life."""
+        blob = download.blob
+        if (bad := _why_bad(download)) is not None:
+            download.bad, download.bad_until = bad, math.inf
+        record = self._quarantine.get(blob.digest) if self._quarantine is not None else None
+        if record is not None and blob.state is not BlobState.VERIFIED:
+            download.bad, download.bad_until = record.why, record.again_at
+            download.gate = StrictGate(blob, self)
+
+    def _forgive(self, download: Download) -> None:
+        """Ask again for a blob that came wrong, if its time has come."""
+        with self._lock:
+            if download.bad is not None and time.time() >= download.bad_until:
+                download.blob.forgive()
+                self._state.begin_again(download)
+
+
+def _why_bad(download: Download) -> str | None:
+    """Why nothing of it is served; also in the moment before we are told."""
+    if download.bad is None and download.blob.state is BlobState.BAD:
+        return f"{download.blob.digest}: wrong bytes came, none is served any more"
+    return download.bad
 
 
 def _closed_error(read: Read) -> FetchError:

@@ -19,7 +19,7 @@ import structlog
 
 from snapshotter.artifact.chunks import ChunkDigests
 from snapshotter.cache.blob import Blob
-from snapshotter.cache.errors import CacheError
+from snapshotter.cache.errors import Unreadable
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.stats import FetchStats
 
@@ -61,6 +61,14 @@ class Below(Protocol):
 
     def urge(self, blob: Blob) -> None:
         """Somebody waits for ``blob`` to be hashed."""
+        ...
+
+    def fits(self, blob: Blob) -> bool:
+        """Whether the cache may have room for all of ``blob``."""
+        ...
+
+    def lost(self, blob: Blob, error: Unreadable) -> None:
+        """The disk did not give bytes of ``blob``: nothing of it counts any more."""
         ...
 
     def submit(self, work: Callable[[], None]) -> None:
@@ -208,15 +216,20 @@ class ChunkGate:
             self._fail(number, result, of=read.model)
             return
         start, end = self._chunks.span(number)
+        seen = self._blob.losses
         try:
             # What is hashed must be what the cache has, which need not be what came last.
             there = self._blob.has(start, end)
             data = self._cached(start, end) if there else memoryview(b"".join(result))
-        except CacheError as error:
-            self._fail(number, FetchError(str(error)))
+        except Unreadable as error:
+            self._below.lost(self._blob, error)
+            self._below.submit(partial(self._bring, number, read, attempt))
             return
         if not self._chunks.right(number, data):
-            self._below.submit(partial(self._wrong, number, read, attempt))
+            # Of what was evicted while it was read nothing can be said.
+            gone = there and self._blob.losses != seen
+            again = self._bring if gone else self._wrong
+            self._below.submit(partial(again, number, read, attempt))
             return
         self._below.stats.count_chunk(right=True)
         if not self._blob.vouch(start, end, losses) and not there:
@@ -269,13 +282,17 @@ class ChunkGate:
                 self._kept.popitem(last=False)
 
     def _right(self, number: int) -> bool:
+        """Whether the chunk is right, or not there any more."""
         start, end = self._chunks.span(number)
-        return not self._blob.has(start, end) or self._chunks.right(
-            number, self._cached(start, end)
+        losses = self._blob.losses
+        return (
+            not self._blob.has(start, end)
+            or self._chunks.right(number, self._cached(start, end))
+            or self._blob.losses != losses
         )
 
     def _cached(self, start: int, end: int) -> memoryview:
-        """Valid until this thread's next call. Raises :class:`CacheError`."""
+        """Valid until this thread's next call. Raises :class:`Unreadable`."""
         if not hasattr(self._local, "buffer"):
             self._local.buffer = bytearray(min(self._chunks.chunk_size, self._blob.size))
         view = memoryview(self._local.buffer)[: end - start]

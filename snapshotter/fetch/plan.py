@@ -129,7 +129,7 @@ def _readahead(state: State, now: float) -> Range | None:
 
 def _background(state: State, now: float) -> Range | None:
     """The next piece of the models that are being completed, the one first added first."""
-    if now < state.background_paid:
+    if state.full or now < state.background_paid:
         return None
     for model in state.models:
         if now < model.background_at or _makes_way(state, model, now):

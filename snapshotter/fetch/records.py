@@ -88,7 +88,9 @@ class Download:
     stream_at: float = 0
     """Time before which nothing is asked for that nobody waits for, after any failure."""
     bad: str | None = None
-    """Why nothing of it is served any more."""
+    """Why nothing of it is served for now."""
+    bad_until: float = 0
+    """When it is asked for again, seconds since the epoch."""
     gate: Gate | None = None
     """What lets out only bytes that are known to be right; None where all may go."""
     pieces: Sequence[int] = ()

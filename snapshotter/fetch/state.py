@@ -43,6 +43,8 @@ class State:
     backing_off: dict[Download, None] = field(default_factory=dict)
     uncached_until: float = 0
     """The cache took no bytes lately: until then fetch only what somebody waits for."""
+    full: bool = False
+    """There is no room for what nobody waits for: no model is completed until there is."""
     paces: dict[str, Pace] = field(default_factory=dict)
     """How many large ranges at once, by registry."""
     cpu_short: bool = False
@@ -94,6 +96,25 @@ class State:
             if download.models == 0 and not download.reads:
                 for flight in download.flights:
                     self.cut(flight, flight.cursor)
+
+    def models_with(self, download: Download) -> list[LoadedModel]:
+        return [model for model in self.models if download in model.origins]
+
+    def forget(self, download: Download) -> None:
+        """Bytes of it were evicted: nobody but a reader brings them back."""
+        for model in self.models:
+            model.remaining.pop(download, None)
+
+    def begin_again(self, download: Download) -> None:
+        """A blob that came wrong may be fetched anew."""
+        download.bad = None
+        download.failures = 0
+        self.complete_again(download)
+
+    def complete_again(self, download: Download) -> None:
+        """What was there of it is lost, and may come again before somebody reads it."""
+        for model in self.models_with(download):
+            model.remaining[download] = None
 
     # Reads
 
@@ -225,6 +246,10 @@ class State:
                 ready.append(self.drop(read))
             else:
                 read.pending = not self._covered(read)
+        if not cached:
+            # What nobody waits for need not come only to be thrown away.
+            wanted = (read.end for read in download.reads if read.start < flight.end)
+            self.cut(flight, max(end, flight.asked, *wanted))
         self._set_due(flight)
         if download.blob.complete:
             for model in self.models:

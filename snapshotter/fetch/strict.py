@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from snapshotter.fetch.records import LoadedModel, ReadResult
 
 _STEP = 1 << 20
+_ATTEMPTS = 3
+"""How often a blob is read through that the cache did not take whole, as room is made for it."""
+_ROOM = 1.0
+"""Seconds between these."""
 _LOOK = 2.0
 """Seconds between looks at whether what was complete still is: the disk may lose bytes."""
 
@@ -36,6 +40,9 @@ class StrictGate:
         read = Waiting(model, start, end, stream, deliver)
         if self._hand_out(read):
             return
+        if not self._below.fits(self._blob):
+            deliver(self._no_room(model))
+            return
         with self._lock:
             closed, begin = self._closed, not self._pulling
             if not closed:
@@ -45,7 +52,7 @@ class StrictGate:
             deliver(FetchError(f"{self._blob.digest}: not fetched, the fetcher is closed"))
         elif begin:
             self._below.urge(self._blob)
-            self._below.submit(partial(self._pull, model, 0))
+            self._below.submit(partial(self._pull, model, 0, 1))
         if self._blob.state is BlobState.VERIFIED:
             self.settled(None)
 
@@ -77,33 +84,42 @@ class StrictGate:
 
     # Fetching all of it: as a reader that reads forward, so that much is fetched at a time
 
-    def _pull(self, model: LoadedModel, position: int) -> None:
+    def _pull(self, model: LoadedModel, position: int, attempt: int) -> None:
         end = min(position + _STEP, self._blob.size)
 
         def deliver(result: ReadResult) -> None:
             error = result if isinstance(result, FetchError) else None
-            self._below.submit(partial(self._pulled, model, end, error))
+            self._below.submit(partial(self._pulled, model, end, attempt, error))
 
         stream = ("strict", self._blob.digest)
         self._below.bring(model, self._blob, position, end, stream, deliver)
 
-    def _pulled(self, model: LoadedModel, position: int, error: FetchError | None) -> None:
+    def _pulled(
+        self, model: LoadedModel, position: int, attempt: int, error: FetchError | None
+    ) -> None:
         if error is not None:
             self._give_up(error, model)
         elif position < self._blob.size:
-            self._pull(model, position)
+            self._pull(model, position, attempt)
         elif not self._blob.complete and self._blob.state is not BlobState.BAD:
-            self._give_up(
-                FetchError(
-                    f"{model.name_of(self._blob)}: the cache did not take all of it, so it cannot "
-                    "be verified before it is served; make room, or do without verify.mode strict"
-                )
-            )
+            if attempt < _ATTEMPTS:
+                self._later(_ROOM, partial(self._pull, model, 0, attempt + 1))
+            else:
+                self._give_up(self._no_room(model))
         else:
             self._below.urge(self._blob)
-            timer = threading.Timer(_LOOK, self._look, (model,))
-            timer.daemon = True
-            timer.start()
+            self._later(_LOOK, partial(self._look, model))
+
+    def _later(self, seconds: float, work: Callable[[], None]) -> None:
+        timer = threading.Timer(seconds, self._below.submit, (work,))
+        timer.daemon = True
+        timer.start()
+
+    def _no_room(self, model: LoadedModel) -> FetchError:
+        return FetchError(
+            f"{model.name_of(self._blob)}: the cache did not take all of it, so it cannot "
+            "be verified before it is served; make room, or do without verify.mode strict"
+        )
 
     def _look(self, model: LoadedModel) -> None:
         """Hashing takes its time; but nobody may wait for what will not come."""
@@ -114,7 +130,7 @@ class StrictGate:
         state = self._blob.state
         if state in (BlobState.VERIFIED, BlobState.BAD):
             self.settled(None)
-        self._below.submit(partial(self._pulled, model, self._blob.size, None))
+        self._pulled(model, self._blob.size, 1, None)
 
     def _give_up(self, error: FetchError, of: LoadedModel | None = None) -> None:
         """Fail who waits; with ``of`` only for that model, others try on."""

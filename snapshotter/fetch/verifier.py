@@ -19,7 +19,7 @@ import structlog
 
 from snapshotter.artifact.digest import encoded
 from snapshotter.cache.blob import HASH_STEP, Blob, BlobState
-from snapshotter.cache.errors import CacheError, DigestMismatch
+from snapshotter.cache.errors import CacheError, DigestMismatch, Unreadable
 from snapshotter.cache.verification import Verification
 
 log = structlog.get_logger(__name__)
@@ -35,7 +35,8 @@ class Verifier:
 
     ``busy`` says whether bytes are being fetched, for which it makes way. ``sift`` is asked
     to drop only what is wrong of a blob that does not hash to its digest, and says whether it
-    could. ``on_failed`` is called when a blob could not be read.
+    could. ``on_unreadable`` is called when the disk did not give a blob, ``on_failed`` when
+    hashing it failed otherwise.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Verifier:
         busy: Callable[[], bool] = lambda: False,
         *,
         sift: Callable[[Blob], bool] = lambda _: False,
+        on_unreadable: Callable[[Blob, CacheError], None] = lambda *_: None,
         on_failed: Callable[[Blob, CacheError], None] = lambda *_: None,
     ) -> None:
         self._on_verified = on_verified
         self._on_bad = on_bad
         self._busy = busy
         self._sift = sift
+        self._on_unreadable = on_unreadable
         self._on_failed = on_failed
         self._changed = threading.Condition()
         self._due: dict[Blob, float] = {}
@@ -85,8 +88,15 @@ class Verifier:
         # gives way to readers. Not further down, since a thread that is not scheduled
         # while it holds the interpreter's lock holds up all others.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        while (chosen := self._next()) is not None:
+        while self._hash_next():
+            pass
+
+    def _hash_next(self) -> bool:
+        """Hash a step of a blob; False when there will be none any more. Keeps none alive."""
+        chosen = self._next()
+        if chosen is not None:
             self._step(*chosen)
+        return chosen is not None
 
     def _next(self) -> tuple[Blob, float] | None:
         """Wait for a blob to hash and take it; None when there will be none any more."""
@@ -108,7 +118,7 @@ class Verifier:
         except CacheError as error:
             log.warning("blob not verified", digest=blob.digest, error=str(error))
             self._hashed.pop(blob, None)
-            self._on_failed(blob, error)
+            (self._on_unreadable if isinstance(error, Unreadable) else self._on_failed)(blob, error)
         except Exception as error:
             log.exception("verification failed unexpectedly", digest=blob.digest)
             self._hashed.pop(blob, None)

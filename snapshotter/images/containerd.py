@@ -1,6 +1,6 @@
 """The few calls of containerd's API that models need.
 
-Images, contents and leases, as of containerd's ``api/services/*/v1``. Every call
+Namespaces, images, contents and leases, as of containerd's ``api/services/*/v1``. Every call
 is bounded in time: some are made while containerd waits for us.
 """
 
@@ -21,6 +21,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from proto.containerd.services.content.v1 import content_pb2, content_pb2_grpc
 from proto.containerd.services.images.v1 import images_pb2, images_pb2_grpc
 from proto.containerd.services.leases.v1 import leases_pb2, leases_pb2_grpc
+from proto.containerd.services.namespaces.v1 import namespace_pb2, namespace_pb2_grpc
 from proto.containerd.services.version.v1 import version_pb2_grpc
 from proto.containerd.types import descriptor_pb2
 from snapshotter.artifact.descriptor import Descriptor
@@ -52,6 +53,7 @@ class Containerd:
         self._images = images_pb2_grpc.ImagesStub(self._channel)
         self._content = content_pb2_grpc.ContentStub(self._channel)
         self._leases = leases_pb2_grpc.LeasesStub(self._channel)
+        self._namespaces = namespace_pb2_grpc.NamespacesStub(self._channel)
         self._version = version_pb2_grpc.VersionStub(self._channel)
 
     def close(self) -> None:
@@ -74,6 +76,13 @@ class Containerd:
                 "instance 2.1.4; say what it is to be given with --as"
             )
         return int(numbers[1]), int(numbers[2])
+
+    def namespaces(self) -> list[str]:
+        with self._call("Namespaces.List"):
+            answer = self._namespaces.List(
+                namespace_pb2.ListNamespacesRequest(), timeout=_CALL_SECONDS
+            )
+        return [namespace.name for namespace in answer.namespaces]
 
     def images(self, namespace: str, *filters: str) -> list[Image]:
         with self._call("Images.List"):

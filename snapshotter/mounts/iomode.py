@@ -16,7 +16,7 @@ import threading
 from collections import Counter
 
 from fuse.tree import RENEWED
-from snapshotter.mounts.ledger import CACHED, GIVEN, UNUSED, Ledger
+from snapshotter.mounts.ledger import CACHED, GIVEN, UNUSED, Ledger, backing_of, closed
 
 
 class IoModes:
@@ -56,10 +56,20 @@ class IoModes:
             counts[nodeid] -= 1
             if counts[nodeid] <= 0:
                 del counts[nodeid]
-                if self._ledger is not None and counts is self._cached:
+                if self._ledger is None:
+                    return
+                backing = backing_of(self._ledger[nodeid])
+                if counts is self._passthrough and backing:
                     # A backing id is good as long as the mount, and the next one would be
                     # another.
+                    self._ledger[nodeid] = closed(backing)
+                else:
                     self._ledger[nodeid] = GIVEN if nodeid & RENEWED else UNUSED
+
+    def passthrough(self, nodeid: int) -> bool:
+        """Whether somebody holds ``nodeid`` open with passthrough, as far as is known."""
+        with self._lock:
+            return self._passthrough[nodeid] > 0
 
     def cached(self, nodeid: int) -> bool:
         """Whether somebody holds ``nodeid`` open through the page cache."""

@@ -27,6 +27,19 @@ CACHED = -1
 """The nodeid may be open through the page cache."""
 GIVEN = -2
 """Of a renewed nodeid: it was given out."""
+_CLOSED = -16
+"""Minus a backing id: nobody has the nodeid open with it any more, but it is still good."""
+
+
+def closed(backing: int) -> int:
+    """What to record when the last who had a nodeid open with ``backing`` has closed it."""
+    return _CLOSED - backing
+
+
+def backing_of(recorded: int) -> int:
+    """The backing id in what is recorded of a nodeid, open with it or not; 0 when it has none."""
+    return max(recorded, _CLOSED - recorded, 0) if recorded > 0 or recorded < _CLOSED else 0
+
 
 _HEAD = struct.Struct("<8sIIQI")
 _MAGIC = b"MPLEDGE1"
@@ -112,7 +125,8 @@ class Ledger:
         struct.pack_into("<I", self._memory, _INIT_LENGTH, len(raw))
 
     def __getitem__(self, nodeid: int) -> int:
-        """What is recorded of a nodeid: a backing id (positive), UNUSED, CACHED or GIVEN."""
+        """What is recorded of a nodeid: a backing id (positive) with which it is open, one that
+        is :func:`closed`, UNUSED, CACHED or GIVEN."""
         return int(_INT.unpack_from(self._memory, self._place(nodeid))[0])
 
     def __setitem__(self, nodeid: int, value: int) -> None:
@@ -121,7 +135,7 @@ class Ledger:
     def forget_backing(self, nodeid: int) -> None:
         """Its backing file, if any, must not be opened any more: neither nodeid has one."""
         for each in (nodeid & ~RENEWED, nodeid | RENEWED):
-            if self[each] > 0:
+            if backing_of(self[each]):
                 self[each] = GIVEN if each & RENEWED else UNUSED
 
     def journal(self, *, fresh: bool) -> Journal:

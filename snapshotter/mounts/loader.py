@@ -144,6 +144,7 @@ class Loader:
         self._release(model.unpacked)
 
     def _manifest(self, ref: ModelRef) -> Manifest:
+        self._documents.wanted(ref.digest)
         raw = self._documents.get(ref.digest)
         if raw is None:
             reference = Reference(ref.registry, ref.repository, None, ref.digest)

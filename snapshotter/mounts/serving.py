@@ -29,7 +29,7 @@ from snapshotter.mounts.errors import MountError
 from snapshotter.mounts.files import Source, nodes_of
 from snapshotter.mounts.inheritance import Inherited, encode_record, fingerprint, new_id
 from snapshotter.mounts.iomode import IoModes
-from snapshotter.mounts.ledger import GIVEN, UNUSED, Ledger
+from snapshotter.mounts.ledger import GIVEN, UNUSED, Ledger, backing_of
 from snapshotter.mounts.loader import Model
 from snapshotter.mounts.options import MountOptions
 from snapshotter.mounts.prefetch import Prefetch
@@ -179,8 +179,8 @@ class Serving:
             for nodeid in (base, base | RENEWED):
                 recorded = self._ledger[nodeid]
                 self._modes.inherit(nodeid, recorded)
-                if recorded > 0:
-                    self._backing[source.blob.digest] = recorded
+                if backing := backing_of(recorded):
+                    self._backing[source.blob.digest] = backing
         return self._ledger.negotiated
 
     def _forget(self) -> None:
@@ -227,10 +227,17 @@ class Serving:
         if fd < 0:
             return
         self.prefetch.stop()
-        if not self.ended.is_set():
-            self._session.stop()
+        # Also when it has ended: its last thread may still be about to say so.
+        self._session.stop()
         self._forget()
+        self._let_go()
         os.close(fd)
+
+    def _let_go(self) -> None:
+        """Of the model's blobs, which may then be removed: at once, not when a collector of
+        cycles comes by."""
+        self._tree.clear()
+        self._paths.clear()
 
     @property
     def kept(self) -> bool:
@@ -310,6 +317,32 @@ class Serving:
         if backing:
             self._session.close_backing(backing)
 
+    def reads_itself(self, blob: Blob) -> bool:
+        """Whether somebody has a file open so that the kernel reads ``blob`` for it by itself."""
+        return any(
+            source.whole and self._modes.passthrough(nodeid)
+            for path, source in self._of(blob)
+            for nodeid in _nodeids(self._tree.nodeid(path))
+        )
+
+    def withdraw(self, blob: Blob) -> bool:
+        """Have the kernel let go of ``blob``, whose bytes are to go; False when it reads it.
+
+        Of files that were open when an earlier life ended it is not known whether they were
+        closed since: those count as open.
+        """
+        with self._backing_lock:
+            if self.reads_itself(blob):
+                return False
+            backing = self._backing.pop(blob.digest, 0)
+            if backing and self._ledger is not None:
+                for path, source in self._of(blob):
+                    if source.whole:
+                        self._ledger.forget_backing(self._tree.nodeid(path))
+        if backing:
+            self._session.close_backing(backing)
+        return True
+
     def _renew(self, nodeid: int) -> None:
         """Have the next open of a file come with another nodeid, unless it must keep the one."""
         with self._renewing:
@@ -335,40 +368,47 @@ class Serving:
     def _open(self, nodeid: int, file: File[Source]) -> Opened:
         source = file.content
         assert source is not None
-        ready = self._backing_id(source) if source.whole else 0
-        if self._modes.open(nodeid, ready=ready):
+        # Together, or the file could be withdrawn from who is just opening it.
+        with self._backing_lock:
+            ready = self._backing_id(source) if source.whole else 0
+            passthrough = self._modes.open(nodeid, ready=ready)
+            # 0 where wrong bytes were found since others opened it: the kernel refuses that open.
+            backing = self._backing.get(source.blob.digest, 0) if passthrough else 0
+        if passthrough:
+            source.blob.use()
             self._fetcher.use(self.model.loaded)
-            # None any more when wrong bytes were found meanwhile: the kernel refuses that open.
-            return Opened(
-                fh=next(self._handles), backing_id=self._backing.get(source.blob.digest, 0)
-            )
-        return Opened(fh=next(self._handles))
+        return Opened(fh=next(self._handles), backing_id=backing)
 
-    def _release(self, nodeid: int, fh: int, _: File[Source]) -> None:
+    def _release(self, nodeid: int, fh: int, file: File[Source]) -> None:
+        if file.content is not None and self._modes.passthrough(nodeid):
+            file.content.blob.use()
         if fh >> _LIFE_SHIFT == self._life:  # who opened what before is not known
             self._modes.release(nodeid)
 
     def _backing_id(self, source: Source) -> int:
-        """The kernel's handle on the blob's file; 0 when it is not to read it itself."""
+        """With ``_backing_lock`` held: the kernel's handle on the blob's file; 0 when it is not
+        to read it itself."""
         blob = source.blob
-        if not (self._passthrough and self._session.passthrough):
+        if not (self._passthrough and self._session.passthrough) or blob.size == 0:
             return 0
-        with self._backing_lock:
-            known = self._backing.get(blob.digest, 0)
-            if known or blob.state is not BlobState.VERIFIED or blob.size == 0:
-                return known
-            try:
-                self._backing[blob.digest] = self._session.open_backing(blob.fileno())
-            except OSError as error:
-                # A cache on overlayfs (ELOOP), for instance; every file would fail alike.
-                self._passthrough = False
-                log.warning(
-                    "no passthrough: reads go through the daemon",
-                    model=str(self.model.ref),
-                    error=error.strerror,
-                )
-                return 0
-            return self._backing[blob.digest]
+        known = self._backing.get(blob.digest, 0)
+        lent = None if known else blob.lend()
+        if lent is None:
+            return known
+        try:
+            self._backing[blob.digest] = self._session.open_backing(lent)
+        except OSError as error:
+            # A cache on overlayfs (ELOOP), for instance; every file would fail alike.
+            self._passthrough = False
+            log.warning(
+                "no passthrough: reads go through the daemon",
+                model=str(self.model.ref),
+                error=error.strerror,
+            )
+            return 0
+        finally:
+            os.close(lent)
+        return self._backing[blob.digest]
 
     def _read(self, request: ReadRequest, file: File[Source]) -> None:
         source = file.content
@@ -406,6 +446,11 @@ class Serving:
                 error=str(error),
                 alike_not_logged=kept_back,
             )
+
+
+def _nodeids(nodeid: int) -> tuple[int, int]:
+    """Both that a file may have: see :meth:`fuse.tree.Tree.renew`."""
+    return nodeid & ~RENEWED, nodeid | RENEWED
 
 
 def _state(states: Collection[BlobState]) -> str:

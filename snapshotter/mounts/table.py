@@ -157,6 +157,20 @@ class Mounts:
         for serving in self.mounted():
             serving.condemned(blob)
 
+    def reads_itself(self, blob: Blob) -> bool:
+        """Whether a file is open so that the kernel reads ``blob`` for it by itself."""
+        return any(serving.reads_itself(blob) for serving in self.mounted())
+
+    def withdraw(self, blob: Blob) -> bool:
+        """Have the kernel let go of ``blob``, whose bytes are to go; False when it reads it."""
+        return all(serving.withdraw(blob) for serving in self.mounted())
+
+    def wanted(self) -> dict[Digest, str]:
+        """Manifests of models that somebody has mounted, also those that wait to be served on;
+        with what they are called."""
+        inherited = {one.record.ref.digest: str(one.record.ref) for one in list(self._inherited)}
+        return inherited | {one.model.ref.digest: str(one.model.ref) for one in self.mounted()}
+
     def leave(self) -> None:
         """Leave to the keeper what it holds; the readers of that wait for the next daemon."""
         with self._lock:
@@ -252,6 +266,12 @@ class Mounts:
             log.info("not detached", directory=str(directory), why=str(error))
 
     def _adopt(self, inherited: Inherited) -> None:
+        try:
+            self._serve_on(inherited)
+        finally:
+            self._inherited.remove(inherited)
+
+    def _serve_on(self, inherited: Inherited) -> None:
         """Serve on; until it is known that this will never be."""
         ref = inherited.record.ref
         pause = _FIRST_PAUSE

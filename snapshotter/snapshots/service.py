@@ -287,6 +287,10 @@ class Server:
         """See :meth:`Snapshotter.settle`."""
         self._snapshotter.settle(mounted)
 
+    def models(self) -> list[ModelRef]:
+        """Those that snapshots stand for."""
+        return self._snapshotter.models()
+
     def stop(self, grace: float = 5.0) -> None:
         """No new calls; those under way have ``grace`` seconds. The socket disappears."""
         self._address.unlink(missing_ok=True)

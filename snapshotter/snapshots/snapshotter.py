@@ -206,6 +206,10 @@ class Snapshotter:
         for model in mounted:
             self._release(model)
 
+    def models(self) -> list[ModelRef]:
+        """Those that snapshots stand for."""
+        return [found.model for found in self._metadata.all() if found.model is not None]
+
     def close(self) -> None:
         self._layers.close()
         self._metadata.close()

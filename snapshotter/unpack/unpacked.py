@@ -17,7 +17,7 @@ from snapshotter.artifact.layers import Archive
 from snapshotter.artifact.names import basename
 from snapshotter.artifact.tar import TarEntry, TarIndex
 from snapshotter.cache.blob import Blob, BlobState
-from snapshotter.cache.errors import CacheError
+from snapshotter.cache.errors import Unreadable
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.fetcher import ReadResult
@@ -212,8 +212,9 @@ class Unpacked:
         try:
             data = self._content.read(waiting.offset, waiting.end - waiting.offset)
             result = (memoryview(data),)
-        except CacheError as error:
-            result = FetchError(str(error))
+        except Unreadable as error:
+            self._content.doubt()
+            result = FetchError(f"{error}; the layer is unpacked again with the next mount")
         if self._failure is not None:  # also when it was dropped while it was read
             result = FetchError(str(self._failure))
         _hand_over(waiting, result)

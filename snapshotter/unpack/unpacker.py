@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 
-from snapshotter.artifact.digest import Digest, algorithm, encoded
+from snapshotter.artifact.digest import Digest, algorithm
 from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.layers import Archive
 from snapshotter.artifact.tar import TarIndex
 from snapshotter.cache.blob import Blob, BlobState
 from snapshotter.cache.documents import DocumentError
 from snapshotter.cache.errors import CacheError
+from snapshotter.cache.eviction import Kind
 from snapshotter.cache.indexes import TarIndexes
 from snapshotter.cache.store import BlobStore
 from snapshotter.errors import ModelpackError
@@ -84,7 +84,6 @@ class Unpacker:
         options: UnpackOptions,
         on_bad: Callable[[Blob], None] = lambda _: None,
     ) -> None:
-        self._root = store.root / "unpacked"
         self._indexes = TarIndexes(store.root / "indexes")
         self._store = store
         self._fetcher = fetcher
@@ -147,7 +146,12 @@ class Unpacker:
 
     def _begin(self, archive: Archive, blob: Blob, diff_id: Digest | None) -> _Task:
         digest = archive.descriptor.digest
-        content = Content(self._root / algorithm(digest) / encoded(digest), digest)
+        content = Content(
+            self._store.directory(digest, Kind.UNPACKED),
+            digest,
+            self._store.space,
+            self._store.hold(digest),
+        )
         # Known as soon as the last header has passed: a daemon that was killed then shows
         # the model again at once, though it has to unpack it anew.
         index, stream = self._indexes.get(digest), None
@@ -319,14 +323,3 @@ def _check_diff_id(archive: Archive, known: str, said: Digest | None) -> None:
             f"{archive.where}: decompressed it hashes to {known}, but the model's config says "
             f"{said}: refused; build the model again"
         )
-
-
-def unpacked_bytes(root: Path) -> int:
-    """Bytes of disk that unpacked layers of the cache at ``root`` take."""
-    total = 0
-    for data in (root / "unpacked").glob("*/*/data"):
-        try:
-            total += data.stat().st_blocks * 512
-        except FileNotFoundError:
-            continue
-    return total

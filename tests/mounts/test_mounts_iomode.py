@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from fuse.tree import RENEWED
 from snapshotter.mounts.iomode import IoModes
-from snapshotter.mounts.ledger import CACHED, GIVEN, UNUSED, Ledger
+from snapshotter.mounts.ledger import CACHED, GIVEN, UNUSED, Ledger, backing_of, closed
 
 
 def test_a_file_that_is_not_ready_is_opened_through_the_page_cache() -> None:
@@ -70,7 +70,9 @@ def test_a_successor_learns_what_is_open_before_anybody_could_have_opened_it() -
     for nodeid in (7, 8, 9 | RENEWED):
         modes.release(nodeid)
     # A backing id is good as long as the mount.
-    assert [other[7], other[8], other[9 | RENEWED]] == [UNUSED, 3, GIVEN]
+    assert [other[7], other[8], other[9 | RENEWED]] == [UNUSED, closed(3), GIVEN]
+    assert backing_of(other[8]) == 3
+    assert not any(map(backing_of, (UNUSED, CACHED, GIVEN)))
     ledger.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import threading
 import time
@@ -235,6 +236,25 @@ def test_wrong_bytes_are_not_shown_once_they_are_known_to_be_wrong(
     (serving,) = node.mounts.mounted()
     _until(lambda: serving.describe()["state"] == "bad")
     _until(lambda: b"Input/output error" in shell(f"cat {directory}/w.safetensors").stderr)
+
+
+def test_an_unmounted_model_lets_go_of_its_blobs_at_once(
+    make_node: Callable[[], Node], model: ModelRef
+) -> None:
+    """They may be removed then: nothing waits for a collector of cycles to come by."""
+    node = make_node()
+    gc.collect()
+    gc.disable()
+    try:
+        directory = node.mounts.mount(model)
+        shell(f"cat {directory}/*/* {directory}/*.* > /dev/null")
+        _until(lambda: all(map(_verified, node.mounts.mounted())))
+        node.mounts.release(model)
+        _until(lambda: not node.mounts.mounted())
+        node.store.flush()
+        _until(lambda: node.store.blobs() == [])
+    finally:
+        gc.enable()
 
 
 def test_a_model_whose_mount_somebody_took_away_is_mounted_again(

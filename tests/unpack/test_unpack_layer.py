@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 import tracemalloc
@@ -393,6 +395,28 @@ def test_a_disk_that_takes_no_bytes_is_an_error_until_it_does(
         assert read(unpacked, 3 << 20, 100) == tar(FILES)[3 << 20 :][:100]
         until(lambda: unpacked.done)
         assert read(unpacked, 512, 3 << 20) == FILES["a.bin"]
+
+
+def test_what_the_disk_does_not_give_is_unpacked_again_with_the_next_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = packed(tar(FILES), GZIP)
+    archive = archive_of(data, GZIP)
+
+    def fails(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with rooms(tmp_path) as node:
+        unpacked = node.unpacker.claim(archive, Origin(data), None)
+        until(lambda: unpacked.done)
+        monkeypatch.setattr(os, "preadv", fails)
+        with pytest.raises(FetchError, match="unpacked again with the next mount"):
+            read(unpacked, 512, 100)
+        monkeypatch.undo()
+        node.unpacker.release(unpacked)
+        again = node.unpacker.claim(archive, Origin(data), None)
+        assert not again.done
+        assert read(again, 512, 3 << 20) == FILES["a.bin"]
 
 
 def test_a_layer_nobody_has_any_more_is_not_unpacked_further(tmp_path: Path) -> None:
