@@ -46,9 +46,10 @@ class BlobState(enum.Enum):
 class Blob:
     """A blob by digest. Thread-safe; shared by everybody who reads or fetches it.
 
-    Its descriptor lives exactly as long as the object: closing it any earlier could
-    let the kernel give the number to another file under a thread about to write.
-    Get one from :class:`~snapshotter.cache.store.BlobStore`.
+    Its data file is opened, and made, with the first byte that is written or read: a node
+    knows many more blobs than are used, and each descriptor counts. From then on it lives
+    exactly as long as the object: closing it any earlier could let the kernel give the number
+    to another file under a thread about to write. Get one from :class:`~snapshotter.cache.store.BlobStore`.
     """
 
     def __init__(
@@ -67,20 +68,20 @@ class Blob:
         """
         self.digest = digest
         self.size = size
-        self.path = directory / "data"
-        """The data file; sparse, and right only where `has` says so."""
-        self._map = directory / "map"
+        self._directory = directory
         self._on_change = on_change
         self._lock = threading.Lock()
         self._flushing = threading.Lock()  # taken before _lock
         # The kernel lets one thread write to a file at a time, and the others spin for
         # their turn (i_rwsem): with a lock of our own they sleep.
         self._writing = threading.Lock()
+        self._opening = threading.Lock()
+        self._opened = -1
         try:
-            self._fd, known = self._open()
+            known = self._known()
         except OSError as error:
             raise CacheError(f"cannot open {self.path} of the cache: {error.strerror}") from None
-        weakref.finalize(self, os.close, self._fd).atexit = False
+        self._fresh = known is None
         self._present = RangeSet(known.ranges if known else ())
         self._durable = self._present.copy()
         self._verified = known is not None and known.verified
@@ -88,6 +89,15 @@ class Blob:
         self._changes = self._flushed = 0
         self._losses = 0  # a write that began before a loss does not count as there after it
         self._vouched = RangeSet()  # of what is there, what is known to be right
+
+    @property
+    def path(self) -> Path:
+        """The data file; sparse, and right only where `has` says so. Made at the first write."""
+        return self._directory / "data"
+
+    @property
+    def _map(self) -> Path:
+        return self._directory / "map"
 
     # What is there
 
@@ -120,7 +130,10 @@ class Blob:
     @property
     def allocated_bytes(self) -> int:
         """What the data file takes of the disk."""
-        return os.fstat(self._fd).st_blocks * 512
+        try:
+            return os.stat(self.path).st_blocks * 512
+        except OSError:
+            return 0
 
     def has(self, start: int, end: int) -> bool:
         """Whether all of ``[start, end)`` is there."""
@@ -180,7 +193,9 @@ class Blob:
         return done
 
     def fileno(self) -> int:
-        """The open data file, to map or to pass to the kernel while this object lives."""
+        """The open data file, to map or to pass to the kernel while this object lives.
+
+        Raises :class:`CacheError` when it cannot be opened."""
         return self._fd
 
     # Durability
@@ -359,38 +374,67 @@ class Blob:
 
     # Opening
 
-    def _open(self) -> tuple[int, presence.Presence | None]:
+    def _known(self) -> presence.Presence | None:
+        """What the map says, where the data file is as it says; no file is made."""
         try:
-            raw = self._map.read_bytes()
+            # A string, not a path: of a model with thousands of files there is none of most.
+            with open(f"{self._directory}/map", "rb") as file:
+                raw = file.read()
         except FileNotFoundError:
-            raw = None
-        known = presence.decode(raw, self.digest) if raw is not None else None
+            return None
+        known = presence.decode(raw, self.digest)
         if known is not None and known.verified and known.size != self.size:
             raise CacheError(
                 f"{self.digest} is verified to have {known.size} bytes, "
                 f"but the artifact says {self.size}: the artifact is wrong"
             )
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
+            found: os.stat_result | None = os.lstat(self.path)
+        except FileNotFoundError:
+            found = None
+        if found is not None and not stat.S_ISREG(found.st_mode):
+            raise CacheError(f"{self.path} of the cache is no regular file: remove it")
+        if known is not None and found is not None and found.st_size == known.size == self.size:
+            return known
+        log.warning(
+            "cached blob does not match its map, starting from nothing",
+            path=str(self.path),
+            size=found.st_size if found is not None else None,
+            expected=self.size,
+            map_sound=known is not None,
+        )
+        # Before the data file looks as the map says it should.
+        self._map.unlink()
+        durable.sync_directory(self._map.parent)
+        return None
+
+    @property
+    def _fd(self) -> int:
+        """The data file. Raises :class:`CacheError` when it cannot be opened."""
+        if self._opened < 0:
+            with self._opening:
+                if self._opened < 0:
+                    self._opened = self._open()
+                    weakref.finalize(self, os.close, self._opened).atexit = False
+        return self._opened
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if self._fresh else 0)
+        try:
+            durable.make_directory(self._directory)
+            fd = os.open(self.path, flags, 0o600)
+        except OSError as error:
+            raise CacheError(f"cannot open {self.path} of the cache: {error.strerror}") from None
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise CacheError(f"{self.path} of the cache is no regular file: remove it")
-            if known is not None and found.st_size == known.size == self.size:
-                return fd, known
-            if raw is not None:
-                log.warning(
-                    "cached blob does not match its map, starting from nothing",
-                    path=str(self.path),
-                    size=found.st_size,
-                    expected=self.size,
-                    map_sound=known is not None,
-                )
-                # Before the data file looks as the map says it should.
-                self._map.unlink()
-                durable.sync_directory(self._map.parent)
-            os.ftruncate(fd, 0)
-            os.ftruncate(fd, self.size)
+            if self._fresh:
+                os.ftruncate(fd, 0)
+                os.ftruncate(fd, self.size)
+        except OSError as error:
+            os.close(fd)
+            raise CacheError(f"cannot use {self.path} of the cache: {error.strerror}") from None
         except BaseException:
             os.close(fd)
             raise
-        return fd, None
+        return fd

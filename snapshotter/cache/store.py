@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from snapshotter.artifact.digest import Digest, algorithm, encoded
+from snapshotter.cache import durable
 from snapshotter.cache.blob import Blob
 from snapshotter.cache.errors import CacheError, CacheInUse
 from snapshotter.cache.options import CacheOptions
@@ -47,8 +48,8 @@ class BlobStore:
     def open(self, digest: Digest, size: int) -> Blob:
         """The blob, with what the cache has of it: one object for everybody who asks.
 
-        It needs no closing: let go of it. Raises :class:`CacheError` when its files
-        cannot be used or it is known to have another size.
+        It needs no closing: let go of it. Raises :class:`CacheError` when it is known to have
+        another size, or what the cache has of it cannot be read.
         """
         with self._lock:
             if self._locked is None:
@@ -56,7 +57,6 @@ class BlobStore:
             blob = self._blobs.get(digest)
             if blob is None:
                 directory = self.directory(digest)
-                _make_directory(directory)
                 blob = self._blobs[digest] = Blob(directory, digest, size, self._changed)
         if blob.size != size:
             raise CacheError(
@@ -67,7 +67,7 @@ class BlobStore:
 
     def directory(self, digest: Digest) -> Path:
         """Where the files of a blob are, if there are any."""
-        return self.root / "blobs" / algorithm(digest) / encoded(digest)
+        return Path(f"{self.root}/blobs/{algorithm(digest)}/{encoded(digest)}")
 
     def blobs(self) -> list[Blob]:
         """The blobs in use."""
@@ -154,11 +154,8 @@ def _lock(root: Path) -> int:
 
 
 def _make_directory(path: Path) -> None:
-    # Path.mkdir(parents=True) would make the parents with the default mode.
     try:
-        for directory in (*reversed(path.parents), path):
-            if not directory.is_dir():
-                directory.mkdir(mode=0o700, exist_ok=True)
+        durable.make_directory(path)
     except OSError as error:
         raise _unusable(path, error) from None
 

@@ -24,7 +24,7 @@ from snapshotter.cache.options import CacheOptions
 from snapshotter.cache.store import BlobStore
 from snapshotter.cli.options import Settings, plain_http_option
 from snapshotter.config import Config
-from snapshotter.environment import raise_file_limit
+from snapshotter.environment import collect_rarely, raise_file_limit
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.home import user_directory
@@ -135,6 +135,7 @@ def _serve(
     ready: Callable[[str], None],
 ) -> None:
     raise_file_limit()
+    collect_rarely()
     with ExitStack() as stack:
         ref, manifest = resolve_model(reference, registry)
         # A directory for each model: two mounts at once must not share one store.

@@ -22,6 +22,7 @@ from fuse.session import Session
 from fuse.tree import RENEWED, File, Tree
 from snapshotter.artifact.digest import Digest
 from snapshotter.cache.blob import Blob, BlobState
+from snapshotter.cache.errors import CacheError
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.fetcher import Fetcher, ReadResult
 from snapshotter.keeper.keeping import Keeping
@@ -367,6 +368,9 @@ class Serving:
                     model=str(self.model.ref),
                     error=error.strerror,
                 )
+                return 0
+            except CacheError as error:
+                log.warning("no passthrough for now", file=source.path, error=str(error))
                 return 0
             return self._backing[blob.digest]
 
