@@ -6,6 +6,7 @@ nothing, and one tar may hold weights beside a tokenizer.
 
 from __future__ import annotations
 
+from snapshotter.artifact.mediatypes import Category
 from snapshotter.artifact.names import basename
 
 _ALWAYS = (
@@ -35,3 +36,11 @@ def is_weights(path: str, size: int) -> bool:
     if name.endswith(_NEVER):
         return False
     return size >= (_LARGE if name.endswith(_WHEN_LARGE) else _HUGE)
+
+
+def category_of(path: str, size: int, said: Category) -> Category:
+    """What a file is for, where the producer's layer type says ``said``.
+
+    Weights are known by name and size wherever they lie; otherwise the producer is believed.
+    """
+    return Category.WEIGHT if is_weights(path, size) else said

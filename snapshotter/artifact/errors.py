@@ -11,3 +11,7 @@ class ArtifactError(ModelpackError):
 
 class NotAModel(ArtifactError):
     """A well-formed OCI artifact that is no model."""
+
+
+class PatternError(ModelpackError):
+    """A pattern that files are to be chosen by makes no sense."""
