@@ -49,7 +49,9 @@ class Blob:
     Its data file is opened, and made, with the first byte that is written or read: a node
     knows many more blobs than are used, and each descriptor counts. From then on it lives
     exactly as long as the object: closing it any earlier could let the kernel give the number
-    to another file under a thread about to write. Get one from :class:`~snapshotter.cache.store.BlobStore`.
+    to another file under a thread about to write.
+
+    Get one from :class:`~snapshotter.cache.store.BlobStore`.
     """
 
     def __init__(
@@ -131,7 +133,7 @@ class Blob:
     def allocated_bytes(self) -> int:
         """What the data file takes of the disk."""
         try:
-            return os.stat(self.path).st_blocks * 512
+            return self.path.stat().st_blocks * 512
         except OSError:
             return 0
 

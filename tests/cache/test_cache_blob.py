@@ -198,20 +198,24 @@ def test_threads_that_write_beside_each_other_lose_nothing(tmp_path) -> None:
     assert opened(tmp_path).pread(0, len(CONTENT)) == CONTENT
 
 
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_a_blob_of_which_nothing_is_read_or_written_takes_no_descriptor_and_no_file(
     tmp_path,
 ) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     blobs = [Blob(tmp_path / str(n), DIGEST, len(CONTENT)) for n in range(50)]
     assert all(blob.missing(0, 10) == [(0, 10)] for blob in blobs)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     assert list(tmp_path.iterdir()) == []
     blobs[7].write(0, CONTENT)
     blobs[7].flush()
     assert [path.name for path in tmp_path.iterdir()] == ["7"]
     again = Blob(tmp_path / "7", DIGEST, len(CONTENT))
     assert again.complete
-    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert descriptors() == before + 1
     assert again.pread(0, len(CONTENT)) == CONTENT
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -31,6 +31,10 @@ class Counting:
         return io.BytesIO((b"%08d" % self.number)[start:end])
 
 
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_a_model_of_16384_files_takes_no_request_and_no_descriptor_for_each(
     make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,9 +52,9 @@ def test_a_model_of_16384_files_takes_no_request_and_no_descriptor_for_each(
         return Counting(numbers[descriptor.digest])
 
     monkeypatch.setattr(node.registry, "origin", origin)
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     directory = node.mounts.mount(ModelRef("registry.test", "model", digest_of(raw)))
-    assert len(os.listdir("/proc/self/fd")) <= before + 8
+    assert descriptors() <= before + 8
     assert Counting.opened == []
     assert shell(f"find {directory} -type f | wc -l").stdout.strip() == b"16384"
     assert shell(f"cat {directory}/83/16383.bin {directory}/00/00000.bin").stdout == (
