@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from snapshotter.fetch.options import FetchOptions
-from snapshotter.fetch.records import Download, Range, Read
+from snapshotter.fetch.records import Download, LoadedModel, Range, Read
 from snapshotter.fetch.state import State
 from snapshotter.fetch.streams import Run, is_sequential
 
@@ -84,7 +84,7 @@ def _demanded(
         end = _round_up(read.end + read.run.credit, grain)
     end = min(end, download.blob.size)
     # Nothing that is there or on its way already; but always the first byte that lacks.
-    while (free := download.unclaimed(start, end, read.received)) is not None:
+    while (free := read.model.free(download, start, end, read.received)) is not None:
         if free[0] <= gap[0] < free[1]:
             return Range(read.model, download, *free, streaming)
         start = free[1]
@@ -117,10 +117,10 @@ def _readahead(state: State, now: float) -> Range | None:
             continue
         size = download.blob.size
         end = min(run.head + _window(run, state.options), _piece_end(download, run), size)
-        gap = download.unclaimed(run.head, end)
+        gap = model.free(download, run.head, end)
         if gap is None or (nearest is not None and gap[0] - run.head >= nearest[0]):
             continue
-        start, stop = _piece(download, gap[0], _step(run, state.options))
+        start, stop = _piece(model, download, gap[0], _step(run, state.options))
         piece = start, min(stop, end)
         nearest = gap[0] - run.head, Range(model, download, *piece, streaming=True)
     return nearest[1] if nearest else None
@@ -140,9 +140,9 @@ def _background(state: State, now: float) -> Range | None:
                 continue
             size = download.blob.size
             begin = min(model.focus_offset, size) if download is model.focus else 0
-            gap = download.unclaimed(begin, size) or download.unclaimed(0, begin)
+            gap = model.free(download, begin, size) or model.free(download, 0, begin)
             if gap is not None:
-                piece = _piece(download, gap[0], state.options.range_size)
+                piece = _piece(model, download, gap[0], state.options.range_size)
                 return Range(model, download, *piece, streaming=True, background=True)
     return None
 
@@ -187,10 +187,10 @@ def _step(run: Run, options: FetchOptions) -> int:
     return min(step, options.range_size)
 
 
-def _piece(download: Download, start: int, step: int) -> tuple[int, int]:
+def _piece(model: LoadedModel, download: Download, start: int, step: int) -> tuple[int, int]:
     """What is free from ``start`` to the next multiple of ``step``."""
     end = min(_round_up(start + 1, step), download.blob.size)
-    return download.unclaimed(start, end) or (start, end)
+    return model.free(download, start, end) or (start, end)
 
 
 def _round_up(value: int, step: int) -> int:

@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
+from snapshotter.artifact.choice import decode_choice, encode_choice
 from snapshotter.artifact.digest import Digest
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.snapshots.errors import NotFound, SnapshotError
@@ -30,7 +31,8 @@ log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
 
-_FORMAT = 1
+_FORMAT = 2
+"""1 had no ``choice``."""
 _SCHEMA = f"""
 CREATE TABLE snapshots (
     id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: its directory may outlive it
@@ -44,23 +46,25 @@ CREATE TABLE snapshots (
     inodes INTEGER,
     registry TEXT,
     repository TEXT,
-    digest TEXT
+    digest TEXT,
+    choice TEXT  -- of the model's files, artifact/choice.py; NULL for all of them
 );
 PRAGMA user_version = {_FORMAT};
 """
+_FROM_1 = "ALTER TABLE snapshots ADD COLUMN choice TEXT; PRAGMA user_version = 2;"
 _SELECT = """
 SELECT s.id, s.name, p.name, s.kind, s.labels, s.created, s.updated, s.size, s.inodes,
-       s.registry, s.repository, s.digest
+       s.registry, s.repository, s.digest, s.choice
 FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent
 """
 _UPSERT = """
 INSERT INTO snapshots VALUES (
-    ?, ?, (SELECT id FROM snapshots WHERE name = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?
+    ?, ?, (SELECT id FROM snapshots WHERE name = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
 ) ON CONFLICT (id) DO UPDATE SET
     name = excluded.name, parent = excluded.parent, kind = excluded.kind,
     labels = excluded.labels, created = excluded.created, updated = excluded.updated,
     size = excluded.size, inodes = excluded.inodes, registry = excluded.registry,
-    repository = excluded.repository, digest = excluded.digest
+    repository = excluded.repository, digest = excluded.digest, choice = excluded.choice
 """
 _CHECKPOINT = 100
 """Pages of the log that are copied into the file at once: few, for somebody waits for it."""
@@ -122,6 +126,8 @@ class Metadata:
                 )
             if found == 0:
                 self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            if found == 1:
+                self._db.executescript(f"BEGIN IMMEDIATE; {_FROM_1} COMMIT;")
             for column in ("parent", "digest"):  # of earlier releases, which searched the file
                 self._db.execute(f"DROP INDEX IF EXISTS snapshots_by_{column}")
             snapshots = [_snapshot(row) for row in self._db.execute(_SELECT)]
@@ -162,9 +168,9 @@ class Metadata:
             parent = above.parent
         return found
 
-    def stands_for(self, digest: Digest) -> bool:
-        """Whether some snapshot stands for a model of this digest."""
-        return self._durable.stands_for(digest)
+    def stands_for(self, model: ModelRef) -> bool:
+        """Whether some snapshot stands for a model of this digest and this choice of files."""
+        return self._durable.stands_for(model)
 
     def write(self, work: Callable[[Transaction], _T]) -> _T:
         """All that ``work`` changes, durably, or nothing; one at a time.
@@ -255,7 +261,8 @@ def _refuse(write: _Write[Any], transaction: Transaction, error: BaseException) 
 
 
 def _snapshot(row: Any) -> Snapshot:
-    id, name, parent, kind, labels, created, updated, size, inodes, registry, repo, digest = row
+    id, name, parent, kind, labels, created, updated, size, inodes, *model = row
+    registry, repository, digest, choice = model
     return Snapshot(
         id=id,
         name=name,
@@ -265,7 +272,9 @@ def _snapshot(row: Any) -> Snapshot:
         created=created,
         updated=updated,
         usage=None if size is None else Usage(size, inodes),
-        model=None if digest is None else ModelRef(registry, repo, Digest(digest)),
+        model=None
+        if digest is None
+        else ModelRef(registry, repository, Digest(digest), decode_choice(choice or "")),
     )
 
 
@@ -284,4 +293,5 @@ def _row(snapshot: Snapshot) -> tuple[object, ...]:
         model and model.registry,
         model and model.repository,
         model and model.digest,
+        model and (encode_choice(model.selection) or None),
     )
