@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def show(containerd: Containerd, machine: Machine, name: str, place: str) -> str
 def restart(snapshotter: Snapshotter, exclude: Sequence[str]) -> None:
     """SIGKILL, and then another daemon with other settings."""
     snapshotter.process.kill()
-    changed = [
+    changed: list[dict[str, Any]] = [
         {"keeper": {"cgroup": f"{snapshotter.machine.cgroup}/keeper"}},
         {"mounts": {"exclude": list(exclude)}},
     ]
