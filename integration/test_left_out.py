@@ -9,11 +9,14 @@ import pytest
 
 from integration.harness.configuration import render
 from integration.harness.container import Container
-from integration.harness.containerd import Containerd
+from integration.harness.containerd import Containerd, releases
+from integration.harness.cri import Cri, PulledImage
 from integration.harness.machine import CommandError, Machine
+from integration.harness.places import Places
 from integration.harness.registry import Registry
 from integration.harness.snapshotter import Snapshotter
-from integration.models import PushedModel, push_model, read_sums, sums_command
+from integration.models import PushedModel, push_model, read_sums, suited, sums_command
+from integration.test_cri_pods import eventually
 
 INODES = "cd /models && ls -i . | sort -k 2"
 """Of a mount: the nodeids."""
@@ -131,3 +134,27 @@ def test_a_node_that_leaves_out_everything_of_a_model_says_so_and_mounts_nothing
     with pytest.raises(CommandError, match=r"every file of model .* is left out \(exclude '\*'\)"):
         show(containerd, machine, model.tag, "nothing")
     assert snapshotter.status()["models"] == []
+
+
+def test_pods_are_shown_what_the_node_leaves_in_and_a_pulled_stub_less(
+    machine: Machine, places: Places, registry: Registry
+) -> None:
+    release = next(release for release in releases() if release.has_image_volumes)
+    additions = {"mounts": {"exclude": ["README.md"]}}
+    with (
+        Snapshotter(machine, places, additions=suited(release) | additions) as snapshotter,
+        Containerd(machine, release, places) as containerd,
+        Cri(containerd) as client,
+    ):
+        model = push_model(snapshotter, registry)
+        pulled = client.pull(model.tag)
+        with client.pod(handler="modelpack") as pod:
+            container = pod.run(volumes={"/models": pulled})
+            found = read_sums(container.exec("sh", "-c", sums_command("/models")), "/models")
+            assert found == without(model, ".md")
+        snapshotter.modelpack("pull", "-n", "k8s.io", "--exclude", "*.safetensors", model.tag)
+        eventually(lambda: client.knows(model.tag), "the stub is known to CRI")
+        with client.pod(handler="modelpack") as pod:
+            container = pod.run(volumes={"/models": PulledImage(model.tag, model.tag)})
+            found = read_sums(container.exec("sh", "-c", sums_command("/models")), "/models")
+            assert found == without(model, ".md", ".safetensors")

@@ -14,8 +14,12 @@ from snapshotter.artifact.mediatypes import Category
 from snapshotter.artifact.selection import Selection
 
 EVERYTHING = Selection()
-PATTERN_LIMIT = 64
-"""Patterns of one choice: each is compared with each path, and any image may bring some."""
+PATTERN_LIMIT = 128
+"""Patterns of one choice: each is compared with each path."""
+ASKED_LIMIT = 64
+"""Of those that an image brings, for any may; the rest is for what a node adds."""
+SETTINGS_LIMIT = 16
+"""Of those in one table of the configuration."""
 
 
 class _Written(
@@ -27,12 +31,12 @@ class _Written(
     exclude_categories: list[Category] = []
 
 
-def write_choice(selection: Selection) -> dict[str, Any]:
+def write_choice(selection: Selection, limit: int = PATTERN_LIMIT) -> dict[str, Any]:
     """For JSON; what is not chosen by is left out, so everything is ``{}``.
 
-    Raises :class:`ArtifactError` when it has too many patterns.
+    Raises :class:`ArtifactError` when it has more patterns than ``limit``.
     """
-    _check_count(selection)
+    _check_count(selection, limit)
     written = _Written(
         include=list(selection.include),
         exclude=list(selection.exclude),
@@ -43,7 +47,7 @@ def write_choice(selection: Selection) -> dict[str, Any]:
     return found
 
 
-def read_choice(written: object) -> Selection:
+def read_choice(written: object, limit: int = PATTERN_LIMIT) -> Selection:
     """:class:`ArtifactError` for what :func:`write_choice` of this version does not write."""
     try:
         found = msgspec.convert(written, _Written)
@@ -58,16 +62,14 @@ def read_choice(written: object) -> Selection:
             f"a choice of files that this version cannot read: {error}; "
             "upgrade modelpack-snapshotter, or pull the model again"
         ) from None
-    _check_count(selection)
+    _check_count(selection, limit)
     return selection
 
 
-def _check_count(selection: Selection) -> None:
+def _check_count(selection: Selection, limit: int) -> None:
     count = len(selection.include) + len(selection.exclude)
-    if count > PATTERN_LIMIT:
-        raise ArtifactError(
-            f"a choice of files by {count} patterns: at most {PATTERN_LIMIT} are taken"
-        )
+    if count > limit:
+        raise ArtifactError(f"a choice of files by {count} patterns: at most {limit} are taken")
 
 
 def encode_choice(selection: Selection) -> str:

@@ -15,7 +15,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from snapshotter.artifact.choice import EVERYTHING, read_choice, write_choice
+from snapshotter.artifact.choice import ASKED_LIMIT, EVERYTHING, read_choice, write_choice
 from snapshotter.artifact.digest import Digest, parse_digest
 from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.places import is_place
@@ -55,7 +55,7 @@ def encode_marker(ref: ModelRef) -> bytes:
 
     Raises :class:`ArtifactError` when the choice is too long for a marker.
     """
-    choice = {"choose": write_choice(ref.selection)} if ref.selection else {}
+    choice = {"choose": write_choice(ref.selection, ASKED_LIMIT)} if ref.selection else {}
     data = (
         json.dumps(
             {
@@ -115,4 +115,6 @@ def _check_format(fields: dict[str, Any]) -> Selection:
             f"{MARKER_NAME} has unknown fields {', '.join(name[:40] for name in unknown[:5])}: "
             "upgrade modelpack-snapshotter, or pull the model again"
         )
-    return read_choice(fields["choose"]) if found == _FORMAT_CHOICE else EVERYTHING
+    if found == _FORMAT:
+        return EVERYTHING
+    return read_choice(fields["choose"], ASKED_LIMIT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from snapshotter.artifact.choice import PATTERN_LIMIT, both
+from snapshotter.artifact.choice import SETTINGS_LIMIT, both
 from snapshotter.artifact.errors import PatternError
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.artifact.mediatypes import Category
@@ -113,5 +113,5 @@ def _check(patterns: tuple[str, ...]) -> None:
         Selection(exclude=patterns)
     except PatternError as error:
         raise ValueError(f"exclude: {error}") from None
-    if len(patterns) > PATTERN_LIMIT // 4:
-        raise ValueError(f"exclude has {len(patterns)} patterns: at most {PATTERN_LIMIT // 4}")
+    if len(patterns) > SETTINGS_LIMIT:
+        raise ValueError(f"exclude has {len(patterns)} patterns: at most {SETTINGS_LIMIT}")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshotter.artifact.choice import (
+    ASKED_LIMIT,
     EVERYTHING,
     PATTERN_LIMIT,
     both,
@@ -58,9 +59,9 @@ def test_what_is_no_choice_of_this_version_is_an_error(text: str) -> None:
 
 def test_more_patterns_than_are_compared_with_every_path_are_refused() -> None:
     many = Selection(exclude=tuple(f"{n}" for n in range(PATTERN_LIMIT + 1)))
-    with pytest.raises(ArtifactError, match=f"by 65 patterns: at most {PATTERN_LIMIT}"):
+    with pytest.raises(ArtifactError, match=f"by 129 patterns: at most {PATTERN_LIMIT}"):
         encode_choice(many)
-    with pytest.raises(ArtifactError, match="by 65 patterns"):
+    with pytest.raises(ArtifactError, match="by 129 patterns"):
         decode_choice(json.dumps({"exclude": many.exclude}))
 
 
@@ -112,6 +113,15 @@ def test_a_marker_of_format_2_without_its_choice_is_none() -> None:
     marker = json.dumps(json.loads(encode_marker(REF)) | {"format": 2}).encode()
     with pytest.raises(ArtifactError, match="is no marker"):
         decode_marker(marker)
+
+
+def test_an_image_brings_fewer_patterns_so_that_the_node_can_add_some() -> None:
+    many = Selection(exclude=tuple(f"{n}" for n in range(ASKED_LIMIT + 1)))
+    with pytest.raises(ArtifactError, match="by 65 patterns: at most 64"):
+        encode_marker(ModelRef(REF.registry, REF.repository, REF.digest, many))
+    fields = json.loads(encode_marker(CHOSEN)) | {"choose": {"exclude": list(many.exclude)}}
+    with pytest.raises(ArtifactError, match="by 65 patterns: at most 64"):
+        decode_marker(json.dumps(fields).encode())
 
 
 def test_a_choice_that_does_not_fit_into_a_marker_is_an_error() -> None:
