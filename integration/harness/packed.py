@@ -32,8 +32,11 @@ class Packed:
     """Bytes of all layers."""
 
 
-def push_packed(host: str, form: str, *, size: int = 24 << 20) -> Packed:
-    """Push two layers of ``form``: of weights, of which ``size`` bytes, and of the rest."""
+def push_packed(host: str, form: str, *, size: int = 24 << 20, apart: bool = False) -> Packed:
+    """Push two layers of ``form``: of weights, of which ``size`` bytes, and of the rest.
+
+    ``apart``: each file of weights in a layer of its own that says so, as modctl has it.
+    """
     files = {
         "weights/model-1.safetensors": os.urandom(size // 2),
         "weights/model-2.safetensors": os.urandom(size // 2),
@@ -47,10 +50,15 @@ def push_packed(host: str, form: str, *, size: int = 24 << 20) -> Packed:
     registry = Registry(RegistryOptions(certs_d=()))
     layers, diff_ids, total = [], [], 0
     try:
-        for category, members in (("weight", weights), ("weight.config", rest)):
+        of_weights = [{name: data} for name, data in weights.items()] if apart else [weights]
+        for members in (*of_weights, rest):
             content = _tar(members)
             data = _compressed(content, form)
-            layers.append(_pushed(registry, reference, f"{_MODEL}{category}.v1.{encoding}", data))
+            category = "weight.config" if members is rest else "weight"
+            layer = _pushed(registry, reference, f"{_MODEL}{category}.v1.{encoding}", data)
+            if len(members) == 1:
+                layer["annotations"] = _said_of(*next(iter(members.items())))
+            layers.append(layer)
             diff_ids.append(digest_of(content))
             total += len(data)
         config = json.dumps({"modelfs": {"type": "layers", "diffIds": diff_ids}}).encode()
@@ -73,6 +81,14 @@ def _pushed(
     digest = digest_of(data)
     registry.upload_blob(reference, digest, len(data), lambda: iter([data]))
     return {"mediaType": media_type, "digest": digest, "size": len(data)}
+
+
+def _said_of(name: str, data: bytes) -> dict[str, str]:
+    said = {"name": name.rpartition("/")[2], "size": len(data), "typeflag": 0}
+    return {
+        "org.cncf.model.filepath": name,
+        "org.cncf.model.file.metadata+json": json.dumps(said),
+    }
 
 
 def _tar(files: Mapping[str, bytes]) -> bytes:
