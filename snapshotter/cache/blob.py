@@ -119,6 +119,11 @@ class Blob:
         return self._present.total == self.size and not self._bad
 
     @property
+    def bad(self) -> bool:
+        """Whether it is :attr:`BlobState.BAD`, without waiting for who is finding out."""
+        return self._bad
+
+    @property
     def present(self) -> RangeSet:
         """A copy of the ranges that are there."""
         with self._lock:

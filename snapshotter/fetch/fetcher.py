@@ -115,7 +115,7 @@ class Fetcher:
                 if download is None or download.blob is not blob:
                     download = self._downloads[blob.digest] = Download(blob)
                     if blob.state is BlobState.BAD:
-                        download.bad = f"{blob.digest}: wrong bytes came, none is served any more"
+                        download.bad = _wrong(blob)
                 known = (chunks or {}).get(blob.digest)
                 if download.gate is None or (known and isinstance(download.gate, StrictGate)):
                     download.gate = gate_of(blob, known, self._verify, self)
@@ -261,6 +261,8 @@ class Fetcher:
             there = not read.download.lacks(read)
             if read.download.bad is not None:
                 failure = FetchError(read.download.bad)
+            elif read.download.blob.bad:  # and who found out is about to say so
+                failure = FetchError(_wrong(read.download.blob))
             elif self._closed:
                 failure = _closed_error(read)
             elif not there:
@@ -460,6 +462,10 @@ class Fetcher:
         if blob.state is BlobState.BAD:
             self._settle(blob, error)
         self._on_bad(blob)
+
+
+def _wrong(blob: Blob) -> str:
+    return f"{blob.digest}: wrong bytes came, none is served any more"
 
 
 def _closed_error(read: Read) -> FetchError:
