@@ -8,6 +8,7 @@ then writes that snapshot. So whatever a map claims after a crash is right.
 from __future__ import annotations
 
 import enum
+import errno
 import os
 import stat
 import threading
@@ -31,6 +32,9 @@ log = structlog.get_logger(__name__)
 
 HASH_STEP = 4 << 20
 """Bytes hashed between two looks at whether to stop."""
+
+RWF_DONTCACHE = 0x80
+"""include/uapi/linux/fs.h, Linux 6.14: write back at once, and drop the pages then."""
 
 
 class BlobState(enum.Enum):
@@ -84,6 +88,7 @@ class Blob:
         except OSError as error:
             raise CacheError(f"cannot open {self.path} of the cache: {error.strerror}") from None
         self._fresh = known is None
+        self._takes_passing = True
         self._present = RangeSet(known.ranges if known else ())
         self._durable = self._present.copy()
         self._verified = known is not None and known.verified
@@ -157,8 +162,11 @@ class Blob:
 
     # Bytes in and out
 
-    def write(self, offset: int, data: ReadableBuffer) -> None:
+    def write(self, offset: int, data: ReadableBuffer, *, passing: bool = False) -> None:
         """Put bytes at ``offset`` and count them as there; what is there already stays as it is.
+
+        ``passing``: whoever wants them has them. The disk is to have them soon, memory need not
+        keep them: its pages are better used for the bytes to come.
 
         Raises :class:`CacheError` when the disk takes less than all of them; what it
         took is there. Also when they do not count because the blob is bad, or the disk
@@ -171,7 +179,8 @@ class Blob:
             counted, losses = True, self._losses
             # What is there is never written again: somebody may have hashed it already.
             for start, end in self.missing(offset, offset + len(view)):
-                counted = self._put(start, view[start - offset : end - offset], losses) and counted
+                part = view[start - offset : end - offset]
+                counted = self._put(start, part, losses, passing=passing) and counted
         if not counted:
             raise CacheError(f"{self.path} of the cache takes no bytes: it lost or dropped some")
 
@@ -198,6 +207,10 @@ class Blob:
         except OSError as error:
             raise CacheError(f"cannot read {self.path} of the cache: {error.strerror}") from error
         return done
+
+    def passed(self, start: int, end: int) -> None:
+        """Whoever wanted ``[start, end)`` has it: memory need not keep what the disk has."""
+        os.posix_fadvise(self._fd, start, end - start, os.POSIX_FADV_DONTNEED)
 
     def fileno(self) -> int:
         """The open data file, to map or to pass to the kernel while this object lives.
@@ -357,16 +370,26 @@ class Blob:
         )
         durable.replace(self._map, presence.encode(record))
 
-    def _put(self, start: int, data: memoryview, losses: int) -> bool:
+    def _put(self, start: int, data: memoryview, losses: int, *, passing: bool) -> bool:
         written = 0
         try:
             while written < len(data):
-                written += os.pwrite(self._fd, data[written:], start + written)
+                written += self._writev(data[written:], start + written, passing=passing)
         except OSError as error:
             raise CacheError(f"cannot write {self.path} of the cache: {error.strerror}") from error
         finally:
             counted = self._add(start, start + written, losses)
         return counted
+
+    def _writev(self, data: memoryview, offset: int, *, passing: bool) -> int:
+        if passing and self._takes_passing:
+            try:
+                return os.pwritev(self._fd, (data,), offset, RWF_DONTCACHE)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+                self._takes_passing = False  # a kernel or a file system that cannot
+        return os.pwrite(self._fd, data, offset)
 
     def _add(self, start: int, end: int, losses: int) -> bool:
         if start == end:

@@ -32,7 +32,7 @@ from snapshotter.fetch.streams import Run
 from snapshotter.fetch.strict import StrictGate
 from snapshotter.fetch.verifier import Verifier
 from snapshotter.fetch.verify_options import VerifyOptions
-from snapshotter.fetch.worker import PIECE, Worker, from_cache, hand_over
+from snapshotter.fetch.worker import PASSING, PIECE, Worker, from_cache, hand_over
 from snapshotter.registry.blobs import BlobOrigin, RangeBody
 from snapshotter.registry.errors import Busy, RegistryError
 from snapshotter.throttle import Throttle
@@ -287,6 +287,8 @@ class Fetcher:
             self._answer_or_park(read)
         else:
             hand_over(read, (data,))
+            if len(data) >= PASSING and read.download.gate is None:
+                read.download.blob.passed(read.start, read.end)
 
     # Connections' threads
 
@@ -346,6 +348,10 @@ class Fetcher:
     def asking(self, flight: Flight, position: int, end: int) -> int:
         with self._lock:
             return self._state.asking(flight, position, end)
+
+    def passing(self, flight: Flight, end: int) -> bool:
+        with self._lock:
+            return self._state.passing(flight, end)
 
     def landed(self, flight: Flight, data: memoryview, failure: CacheError | None) -> list[Read]:
         self.stats.count_bytes(len(data))

@@ -12,6 +12,7 @@ import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from snapshotter.cache.ranges import RangeSet
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.pace import Pace
 from snapshotter.fetch.records import Download, Flight, LoadedModel, Range, Read
@@ -178,6 +179,17 @@ class State:
         """Bytes from ``position`` are about to be received: up to where, at most ``end``."""
         flight.asked = max(position, min(end, flight.end))
         return flight.asked
+
+    def passing(self, flight: Flight, end: int) -> bool:
+        """Whether readers wait for all from the cursor to ``end``, and keep what they get.
+
+        A gate reads again what came, to hash it, or to give it out later.
+        """
+        download, start = flight.download, flight.cursor
+        if download.gate is not None:
+            return False
+        awaited = RangeSet((read.start, read.end) for read in download.reads)
+        return awaited.contains(start, end)
 
     def landed(self, flight: Flight, data: memoryview, *, cached: bool, now: float) -> list[Read]:
         """``data`` arrived at the cursor; take out the reads that can be answered now.

@@ -23,6 +23,15 @@ PIECE = 1 << 20
 """Bytes received before they are written and counted as there, when nobody waits for fewer."""
 _FIRST_STEP = 64 << 10
 
+PASSING = 256 << 10
+"""Bytes from which a piece need not stay in memory that was handed over as it came.
+
+The kernel keeps what it was answered in pages of the mount. A second copy in pages of the
+cache's file is of use to nobody, and a page that was never used before is what a fetched byte
+costs most, so that the file's pages are better used over and over. Smaller pieces would make
+too many small writes of it.
+"""
+
 
 class Board(Protocol):
     """Where flights report; thread-safe."""
@@ -31,6 +40,10 @@ class Board(Protocol):
 
     def asking(self, flight: Flight, position: int, end: int) -> int:
         """About to receive bytes ``position`` to ``end``; where to stop instead, if earlier."""
+        ...
+
+    def passing(self, flight: Flight, end: int) -> bool:
+        """Whether readers wait for all from the cursor to ``end``, and keep what they get."""
         ...
 
     def landed(
@@ -96,8 +109,9 @@ class Worker:
     def _land(self, flight: Flight, data: memoryview) -> None:
         start, blob = flight.cursor, flight.download.blob
         failure = None
+        passing = len(data) >= PASSING and self._board.passing(flight, start + len(data))
         try:
-            blob.write(start, data)
+            blob.write(start, data, passing=passing)
         except CacheError as error:
             failure = error
         for read in self._board.landed(flight, data, failure):

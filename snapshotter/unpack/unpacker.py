@@ -251,7 +251,8 @@ class Unpacker:
             self._fail(task, error)
 
     def _fail(self, task: Task, error: ModelpackError) -> None:
-        log.error("a compressed layer cannot be served", error=str(error))
+        # The mount that waits for it fails with this error, and reads that do log it themselves.
+        log.info("a compressed layer cannot be served", error=str(error))
         self._indexes.remove(task.unpacked.archive.descriptor.digest)
         task.unpacked.failed(error)
         self._on_bad(task.unpacked.blob)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
+import mmap
 import os
 import stat
+import tempfile
 import threading
 from pathlib import Path
 
@@ -44,6 +47,50 @@ def test_gives_back_what_was_written(tmp_path) -> None:
     assert blob.pread(1000, 4000) == CONTENT[1000:5000]
     assert blob.present_bytes == 4000
     assert list(blob.present) == [(1000, 5000)]
+
+
+def test_bytes_that_pass_are_there_like_others(tmp_path) -> None:
+    blob = opened(tmp_path)
+    blob.write(0, CONTENT[:200_000], passing=True)
+    blob.write(200_000, CONTENT[200_000:], passing=True)
+    blob.passed(0, len(CONTENT))
+    assert blob.pread(0, len(CONTENT)) == CONTENT
+    assert blob.verify()
+
+
+def test_a_file_system_that_keeps_what_it_writes_takes_bytes_that_pass(
+    tmp_path, monkeypatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    blob = opened(tmp_path)
+    monkeypatch.setattr(os, "pwritev", refuse)
+    blob.write(0, CONTENT, passing=True)
+    assert blob.pread(0, len(CONTENT)) == CONTENT
+
+
+def test_bytes_that_passed_leave_memory_once_they_are_on_the_disk() -> None:
+    content = os.urandom(8 << 20)
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:  # a disk, where /tmp may be none
+        blob = opened(Path(directory), content)
+        blob.write(0, content)
+        blob.flush()
+        before = resident_pages(blob)
+        blob.passed(0, len(content))
+        assert before == len(content) // mmap.PAGESIZE
+        assert resident_pages(blob) < before // 2
+
+
+def resident_pages(blob: Blob) -> int:
+    """Pages of the data file that are in memory: mincore(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with mmap.mmap(blob.fileno(), blob.size) as mapped:
+        states = (ctypes.c_ubyte * (blob.size // mmap.PAGESIZE))()
+        base = ctypes.c_char.from_buffer(mapped)
+        assert libc.mincore(ctypes.byref(base), ctypes.c_size_t(blob.size), states) == 0
+        del base
+    return sum(state & 1 for state in states)
 
 
 def test_a_read_past_the_end_is_short(tmp_path) -> None:

@@ -580,3 +580,31 @@ def test_a_model_is_completed_in_the_order_that_was_arranged() -> None:
     play.model.arrange([third, first, second])
     play.model.background_at = play.now
     assert [blob for blob, _, _ in play.begin_all()] == [2, 0, 1]
+
+
+def test_what_readers_wait_for_need_not_stay_in_memory() -> None:
+    play = Play(64 * MIB)
+    play.read(0, 2 * MIB)
+    flight = play.begin()
+    assert flight is not None
+    assert play.state.passing(flight, MIB)
+    assert not play.state.passing(flight, 3 * MIB)
+
+
+def test_what_was_fetched_ahead_stays_in_memory_until_it_is_read() -> None:
+    play = Play(64 * MIB)
+    play.read(0, MIB)
+    play.read(MIB, MIB)
+    flights = [flight for _ in range(4) if (flight := play.begin()) is not None]
+    ahead = [flight for flight in flights if flight.start >= 2 * MIB]
+    assert ahead
+    assert not any(play.state.passing(flight, flight.end) for flight in ahead)
+
+
+def test_what_a_gate_has_to_hash_stays_in_memory() -> None:
+    play = Play(64 * MIB)
+    play.downloads[0].gate = object()
+    play.read(0, MIB)
+    flight = play.begin()
+    assert flight is not None
+    assert not play.state.passing(flight, MIB)
