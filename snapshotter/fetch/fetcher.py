@@ -25,6 +25,7 @@ from snapshotter.fetch.gate import Gate
 from snapshotter.fetch.gates import Crew, gate_of
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.plan import backoff, next_range
+from snapshotter.fetch.pressure import CpuPressure
 from snapshotter.fetch.records import Download, Flight, LoadedModel, Read, ReadResult
 from snapshotter.fetch.state import State
 from snapshotter.fetch.stats import FetchStats
@@ -76,6 +77,7 @@ class Fetcher:
         self._on_bad = on_bad
         self._crew = Crew()
         self._state = State(options)
+        self._pressure = CpuPressure()
         self._downloads: WeakValueDictionary[Digest, Download] = WeakValueDictionary()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -358,6 +360,7 @@ class Fetcher:
         download = flight.download
         now = time.monotonic()
         with self._lock:
+            self._state.cpu_short = self._pressure.short(now)
             ready = self._state.landed(flight, data, cached=failure is None, now=now)
             expired = self._state.expire(now)
             if failure is not None:

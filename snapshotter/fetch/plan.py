@@ -11,7 +11,7 @@ from bisect import bisect_left
 
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.records import Download, LoadedModel, Range, Read
-from snapshotter.fetch.state import State
+from snapshotter.fetch.state import LULL, State
 from snapshotter.fetch.streams import Run, is_sequential
 
 FIRST_WINDOW = 1 << 20
@@ -78,7 +78,7 @@ def _demanded(
     )
     if streaming:
         ahead = _round_up(read.end, _step(read.run, options))
-        end = max(end, min(ahead, _piece_end(download, read.run)))
+        end = max(end, min(ahead, _last_wanted(read.model, download, read.run, now)))
     elif room and read.run.credit >= 2 * grain and read.run.reads > 1:
         # A run that begins: fetch as much again, so that it grows in few round trips.
         end = _round_up(read.end + read.run.credit, grain)
@@ -115,13 +115,14 @@ def _readahead(state: State, now: float) -> Range | None:
             continue
         if not state.room(model, download):
             continue
-        size = download.blob.size
-        end = min(run.head + _window(run, state.options), _piece_end(download, run), size)
-        gap = model.free(download, run.head, end)
+        last = _last_wanted(model, download, run, now)
+        gap = model.free(download, run.head, min(run.head + _window(run, state.options), last))
         if gap is None or (nearest is not None and gap[0] - run.head >= nearest[0]):
             continue
+        # A whole step, though the window ends in it: a reader that everybody waits for would
+        # have every megabyte it moves on fetched by a request of its own.
         start, stop = _piece(model, download, gap[0], _step(run, state.options))
-        piece = start, min(stop, end)
+        piece = start, min(stop, last)
         nearest = gap[0] - run.head, Range(model, download, *piece, streaming=True)
     return nearest[1] if nearest else None
 
@@ -131,7 +132,7 @@ def _background(state: State, now: float) -> Range | None:
     if now < state.background_paid:
         return None
     for model in state.models:
-        if now < model.background_at:
+        if now < model.background_at or _makes_way(state, model, now):
             continue
         for download in model.to_complete():
             if download.bad is not None or now < download.stream_at:
@@ -147,6 +148,26 @@ def _background(state: State, now: float) -> Range | None:
     return None
 
 
+def _makes_way(state: State, model: LoadedModel, now: float) -> bool:
+    """Whether completing ``model`` waits: who reads it forward has all in reach before he asks.
+
+    Then he is the one who is waited for. What is fetched further ahead comes no sooner to him,
+    and where CPU time is short it takes his.
+    """
+    if not state.cpu_short:
+        return False
+    runs = [
+        (run, download)
+        for run, (owner, download) in state.ahead.items()
+        if owner is model and now < run.last + LULL and not download.blob.complete
+    ]
+    return bool(runs) and not any(
+        download.unclaimed(run.head, min(run.head + _window(run, state.options), size))
+        for run, download in runs
+        for size in [download.blob.size]
+    )
+
+
 def backoff(options: FetchOptions, failures: int, asked: float | None, jitter: float) -> float:
     """Seconds to wait after ``failures`` failed requests in a row, before this one.
 
@@ -156,6 +177,12 @@ def backoff(options: FetchOptions, failures: int, asked: float | None, jitter: f
     pause = min(options.first_backoff * 2.0 ** min(failures, 30), options.max_backoff)
     pause *= 0.5 + jitter / 2
     return max(pause, min(asked or 0.0, options.read_deadline))
+
+
+def _last_wanted(model: LoadedModel, download: Download, run: Run, now: float) -> int:
+    """How far to fetch ahead of ``run`` at most: nobody may want what is behind its tensor,
+    unless all of the model is to come anyway."""
+    return download.blob.size if now >= model.background_at else _piece_end(download, run)
 
 
 def _piece_end(download: Download, run: Run) -> int:

@@ -25,6 +25,8 @@ MAX_PACES = 256
 """Registries whose best number of connections is remembered."""
 MAX_AHEAD = 64
 """Sequential runs that are read ahead of at one time."""
+LULL = 0.25
+"""Seconds after its latest read in which a sequential reader is expected to go on."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +45,8 @@ class State:
     """The cache took no bytes lately: until then fetch only what somebody waits for."""
     paces: dict[str, Pace] = field(default_factory=dict)
     """How many large ranges at once, by registry."""
+    cpu_short: bool = False
+    """The node has less CPU time than is wanted."""
     background_paid: float = 0
     """Time until which the rate of background completion has been used up."""
 
@@ -109,6 +113,7 @@ class State:
         if len(download.streams) > MAX_STREAMS:
             del download.streams[next(iter(download.streams))]
         run = follow(runs, start, end)
+        run.last = now
         options = self.options
         if options.background:
             model.background_at = min(model.background_at, now + options.background_delay)
@@ -279,6 +284,7 @@ class State:
         """Seconds until time alone may change what to do; infinite when it never will."""
         times = [model.background_at for model in self.models]
         times += [self.uncached_until, self.background_paid]
+        times += [run.last + LULL for run in self.ahead]
         for download in self.backing_off:
             times += [download.demand_at, download.stream_at]
         times += [read.deadline for read in list(self.reads)[:1]]

@@ -9,6 +9,7 @@ the bytes read in it less the bytes skipped. Pure.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 SLACK = 8 << 20
@@ -25,6 +26,8 @@ class Run:
     head: int
     credit: int
     reads: int = 1
+    last: float = -math.inf
+    """When it was read last, in the caller's seconds."""
 
     def extend(self, start: int, end: int) -> None:
         self.credit = max(0, self.credit - max(0, start - self.head))

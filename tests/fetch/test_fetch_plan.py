@@ -14,7 +14,7 @@ from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.pace import FIRST
 from snapshotter.fetch.plan import backoff, next_range
 from snapshotter.fetch.records import Download, Flight, LoadedModel, Read
-from snapshotter.fetch.state import State
+from snapshotter.fetch.state import LULL, State
 from snapshotter.registry.errors import NotFound, Unreachable
 from snapshotter.units import ByteSize, Seconds
 
@@ -608,3 +608,51 @@ def test_what_a_gate_has_to_hash_stays_in_memory() -> None:
     flight = play.begin()
     assert flight is not None
     assert not play.state.passing(flight, MIB)
+
+
+def short_of_cpu() -> Play:
+    """A reader who reads forward and has all in reach, on a node that is short of CPU time."""
+    play = Play(GIB, GIB, options=FetchOptions(background_delay=Seconds(0)))
+    play.state.cpu_short = True
+    play.read_forward(8 * MIB)
+    while (flight := play.begin()) is not None:
+        play.land(flight)
+    return play
+
+
+def test_completion_makes_way_for_a_reader_who_has_all_in_reach_where_cpu_is_short() -> None:
+    play = short_of_cpu()
+    window = 2 * 8 * MIB
+    assert play.downloads[0].blob.present.contains(0, 8 * MIB + window)
+    assert play.model.fetched_bytes < 8 * MIB + window + 16 * MIB
+
+
+def test_completion_goes_on_when_that_reader_pauses_or_cpu_is_there_again() -> None:
+    play = short_of_cpu()
+    assert play.state.next_event(play.now) == pytest.approx(LULL)
+    play.now += LULL
+    assert play.begin() is not None
+    play = short_of_cpu()
+    play.state.cpu_short = False
+    assert play.begin() is not None
+
+
+def test_a_reader_who_moves_on_a_little_has_whole_steps_fetched() -> None:
+    play = Play()
+    play.read_forward(64 * MIB)
+    play.settle()
+    for offset in range(64 * MIB, 96 * MIB, MIB):
+        play.read(offset, MIB)
+        for _, start, end in play.begin_all():
+            assert end - start == 16 * MIB
+        for flight in list(play.state.flights):
+            play.land(flight)
+
+
+def test_a_model_that_comes_anyway_is_read_ahead_past_the_tensor_a_reader_is_in() -> None:
+    play = Play(options=FetchOptions(background_delay=Seconds(0)))
+    play.downloads[0].pieces = [1 * MIB, 21 * MIB, 40 * MIB]
+    play.state.cpu_short = True
+    play.read_forward(16 * MIB, start=2 * MIB)
+    play.settle()
+    assert play.downloads[0].blob.present.contains(2 * MIB, 46 * MIB)
