@@ -162,7 +162,7 @@ def _makes_way(state: State, model: LoadedModel, now: float) -> bool:
         if owner is model and now < run.last + LULL and not download.blob.complete
     ]
     return bool(runs) and not any(
-        download.unclaimed(run.head, min(run.head + _window(run, state.options), size))
+        model.free(download, run.head, min(run.head + _window(run, state.options), size))
         for run, download in runs
         for size in [download.blob.size]
     )
