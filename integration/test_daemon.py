@@ -90,6 +90,38 @@ def test_after_a_restart_models_and_ordinary_layers_are_mounted_again(
         assert container.ask("echo again") == "again"
 
 
+def test_after_a_reset_of_the_node_models_are_served_from_its_disk(
+    snapshotter: Snapshotter,
+    containerd: Containerd,
+    registry: Registry,
+    model: PushedModel,
+    places: Places,
+) -> None:
+    machine = snapshotter.machine
+    snapshotter.modelpack("pull", "--as", "stub", model.tag)
+    with Container(containerd, "before", snapshotter="modelpack") as container:
+        container.ask("true")
+    machine.run(["sh", "-c", f"cat {mounted(containerd, model, 'before')}/* > /dev/null"])
+    snapshotter.process.wait_until(
+        lambda: snapshotter.status()["models"][0]["state"] == "verified", "the verification"
+    )
+    registry.stop()
+    machine.reboot(places.state, machine.root / "containerd" / "state")
+    assert fuse_mounts(machine) == []
+    snapshotter.start()
+    containerd.start()
+    assert snapshotter.status()["models"] == []
+    target = mounted(containerd, model, "after")
+    listed = machine.run(["sh", "-c", sums_command(target)]).stdout
+    assert read_sums(listed, target) == model.sums
+    assert snapshotter.status()["fetched_bytes"] == 0
+    with Container(containerd, "after", snapshotter="modelpack") as container:
+        assert container.ask("echo again") == "again"
+    machine.run(["umount", target])
+    log = (machine.logs / "modelpack-snapshotter.log").read_text()
+    assert "Traceback" not in log
+
+
 def test_a_second_daemon_on_the_same_places_is_refused(snapshotter: Snapshotter) -> None:
     with pytest.raises(CommandError, match="in use") as refused:
         snapshotter.machine.run(

@@ -1,8 +1,8 @@
 """The management API: what the daemon says of itself, as JSON over HTTP on a unix socket.
 
-``GET /v1/status``, and ``POST /v1/verify`` (``?manifest=sha256:...`` for one model), which
-answers a line of JSON at a time, see :mod:`snapshotter.audits`. Whoever may open the socket
-(mode 0600) may ask.
+``GET /v1/status``, ``GET /v1/models`` (``?manifest=sha256:...`` for one and its blobs), see
+:mod:`snapshotter.holdings`, and ``POST /v1/verify`` (the same), which answers a line of JSON at
+a time, see :mod:`snapshotter.audits`. Whoever may open the socket (mode 0600) may ask.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from snapshotter.audits import Audits, NothingKnown
 from snapshotter.cache.store import BlobStore
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
+from snapshotter.holdings import Holdings
 from snapshotter.keeper.keeping import Keeping
 from snapshotter.mounts.table import Mounts
 from snapshotter.registry.client import Registry
@@ -74,11 +75,17 @@ def status_of(
 class ApiServer:
     """Serves a :data:`Status` on a unix socket, in a thread of its own."""
 
-    def __init__(self, address: Path, status: Status, audits: Audits | None = None) -> None:
+    def __init__(
+        self,
+        address: Path,
+        status: Status,
+        audits: Audits | None = None,
+        holdings: Holdings | None = None,
+    ) -> None:
         self._address = address
         listener = listen_unix(address)
         self._server = WsgiServer(
-            _application(status, audits), listener, name="modelpack-api", threads=2
+            _application(status, audits, holdings), listener, name="modelpack-api", threads=2
         )
 
     def start(self) -> None:
@@ -96,13 +103,17 @@ def rss_anon() -> int:
 
 
 def _application(
-    status: Status, audits: Audits | None
+    status: Status, audits: Audits | None, holdings: Holdings | None
 ) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
     def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/v1/verify" and audits is not None:
             if environ["REQUEST_METHOD"] != "POST":
                 return _answer(start_response, "405 Method Not Allowed", {"error": "use POST"})
             return _verify(audits, environ["QUERY_STRING"], start_response)
+        if environ["PATH_INFO"] == "/v1/models" and holdings is not None:
+            if environ["REQUEST_METHOD"] != "GET":
+                return _answer(start_response, "405 Method Not Allowed", {"error": "use GET"})
+            return _models(holdings, environ["QUERY_STRING"], start_response)
         if environ["PATH_INFO"] != "/v1/status":
             return _answer(start_response, "404 Not Found", {"error": "known is GET /v1/status"})
         if environ["REQUEST_METHOD"] != "GET":
@@ -110,6 +121,17 @@ def _application(
         return _answer(start_response, "200 OK", status())
 
     return application
+
+
+def _models(holdings: Holdings, query: str, start_response: StartResponse) -> Iterable[bytes]:
+    asked = parse_qs(query).get("manifest")
+    if not asked:
+        return _answer(start_response, "200 OK", {"models": holdings.all()})
+    try:
+        model = holdings.one(parse_digest(asked[0]))
+    except ArtifactError as error:
+        return _answer(start_response, "400 Bad Request", {"error": str(error)})
+    return _answer(start_response, "200 OK", {"models": [] if model is None else [model]})
 
 
 def _verify(audits: Audits, query: str, start_response: StartResponse) -> Iterable[bytes]:

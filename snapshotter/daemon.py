@@ -26,6 +26,7 @@ from snapshotter.config import DEFAULT_PATH, Config, load_config
 from snapshotter.environment import check_environment, collect_rarely, concerns, raise_file_limit
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
+from snapshotter.holdings import holdings_of
 from snapshotter.images.allowed import check_allowed
 from snapshotter.images.containerd import Containerd
 from snapshotter.images.cri import PrivatePlaces, PullWatcher
@@ -145,7 +146,7 @@ def running(config: Config) -> Iterator[None]:
             stack.callback(mirror.stop)
         audits = Audits(store, documents, trust, fetcher.condemn)
         status = status_of(store, fetcher, mounts, registry, keeper)
-        api = ApiServer(config.api_address, status, audits)
+        api = ApiServer(config.api_address, status, audits, holdings_of(store, documents))
         stack.callback(api.stop)
         api.start()
         if config.cri_address is not None:

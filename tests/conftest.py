@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from fuzzing import FACTOR
 from hypothesis import settings
 from registry_process import RegistryProcess
 
 # No test asserts how long something takes: a machine may be busy.
-settings.register_profile("busy machine", deadline=None)
+settings.register_profile("busy machine", deadline=None, max_examples=100 * FACTOR)
 settings.load_profile("busy machine")
 
 

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Self
 
-USER, PASSWORD = "reader", "secret"
+USER, PASSWORD = "reader", "Tr0mbone-of-tests"
 # bcrypt, which the registry insists on, of the password above.
-_HTPASSWD = "reader:$2b$05$Upwfi.Ko/c5ybR7fPqx8xu.WKcdlMOymgOpz/Gtx2t83ZxwAtQmCu\n"
+_HTPASSWD = "reader:$2b$05$l59GthN2LgpNgu7ljD.nMuIUo7wmEK14UWbVXgDkUOTk3l/TXkY6W\n"
 _UNPACKED = Path(__file__).parents[1] / ".tools" / "registry" / "usr" / "bin" / "docker-registry"
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, ClassVar, Self
 
 from integration.harness.processes import DIES_WITH_US, Process, ProcessError, kill_through
+from integration.harness.secrets import Guard, SecretFound
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PREFIX = "modelpack-"
@@ -45,6 +46,7 @@ class Machine:
 
     made: ClassVar[list[Path]] = []
     """Directories of all machines this process ever made."""
+    guard: ClassVar[Guard] = Guard()
 
     def __init__(self) -> None:
         _sweep()
@@ -56,6 +58,9 @@ class Machine:
         self.logs = self.directory("logs")
         self.cgroup = self.root.name
         self._started: list[Process] = []
+        self._boot()
+
+    def _boot(self) -> None:
         self._init = Process(
             ["sh", "-c", _INIT, str(self.root)],
             log=self.logs / "init.log",
@@ -69,6 +74,19 @@ class Machine:
         except BaseException:
             self.close()
             raise
+
+    def reboot(self, *in_memory: Path) -> None:
+        """As when a node is reset: all programs and mounts are gone, /run and what else is
+        ``in_memory`` is empty, the disk is as it was."""
+        self._init.kill()
+        for process in self._started:
+            process.kill()
+        self._started.clear()
+        (self.root / "up").unlink()
+        for directory in in_memory:
+            shutil.rmtree(directory)
+            directory.mkdir()
+        self._boot()
 
     @property
     def init_pid(self) -> int:
@@ -127,19 +145,27 @@ class Machine:
             except BaseException:
                 kill_through(command)
                 raise
+        self.guard.check(stdout + stderr, f"what {argv[0]} said")
         result = subprocess.CompletedProcess(argv, command.returncode, stdout, stderr)
         if check and result.returncode != 0:
             raise CommandError(result)
         return result
 
     def close(self) -> None:
-        """End every program, with SIGKILL: those that want more were stopped before."""
+        """End every program, with SIGKILL: those that want more were stopped before.
+
+        Raises :class:`SecretFound` when one of them wrote a secret to a file, such as its log.
+        """
         self._init.kill()
         for process in self._started:
             process.kill()
+        leaked: list[Path] = []
         if self.root.exists():
+            leaked = self.guard.files(self.root)
             _remove(self.root)
         self._lock.close()
+        if leaked:
+            raise SecretFound(f"a secret was written to {', '.join(map(str, leaked))}")
 
     def __enter__(self) -> Self:
         return self

@@ -84,8 +84,10 @@ class Node:
     def status(self) -> dict[str, Any]:
         transport = httpx.HTTPTransport(uds=str(self.directory / "state" / "api.sock"))
         with httpx.Client(transport=transport, timeout=30) as client:
-            told: dict[str, Any] = client.get("http://node/v1/status").raise_for_status().json()
-            return told
+            answer = client.get("http://node/v1/status").raise_for_status()
+        Machine.guard.check(answer.text, "the status")
+        told: dict[str, Any] = answer.json()
+        return told
 
     def host(self, address: str) -> dict[str, Any]:
         """What the status says of one host."""
@@ -106,6 +108,7 @@ class Node:
             line = self._popen.stdout.readline()
         if not line:
             raise RuntimeError(f"the node ended: {self.log.read_text()[-2000:]}")
+        Machine.guard.check(line, "an answer of the node")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise RuntimeError(answer["error"])

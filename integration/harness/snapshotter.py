@@ -67,8 +67,10 @@ class Snapshotter:
         """What ``modelpack status --json`` prints, without the start of a program."""
         transport = httpx.HTTPTransport(uds=str(self.places.state / "api.sock"))
         with httpx.Client(transport=transport) as client:
-            told: dict[str, Any] = client.get("http://daemon/v1/status").raise_for_status().json()
-            return told
+            answer = client.get("http://daemon/v1/status").raise_for_status()
+        self.machine.guard.check(answer.text, "the status")
+        told: dict[str, Any] = answer.json()
+        return told
 
     def stop(self) -> None:
         self.process.stop()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from snapshotter.artifact.descriptor import Platform
+from snapshotter.artifact.errors import ArtifactError
+
+_FORM = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)?")
 
 # uname -m, and spellings found in indexes, to GOARCH and variant.
 _ARCHITECTURES = {
@@ -40,3 +45,10 @@ def matches(offered: Platform, wanted: Platform) -> bool:
 def describe(platform: Platform) -> str:
     """``linux/amd64``, ``linux/arm/v7``."""
     return "/".join(filter(None, (platform.os, platform.architecture, platform.variant)))
+
+
+def parse_platform(text: str) -> Platform:
+    """``linux/arm64``, ``linux/arm/v7``; :class:`ArtifactError` for anything else."""
+    if not _FORM.fullmatch(text):
+        raise ArtifactError(f"{text[:80]!r} is no platform: expected one such as linux/arm64")
+    return normalize(Platform(*text.split("/")))

@@ -13,6 +13,9 @@ from snapshotter.artifact.errors import ArtifactError
 from snapshotter.cache.durable import replace
 from snapshotter.errors import ModelpackError
 
+_NAMES = 16
+"""Names kept of one document."""
+
 
 def parse_name(algorithm: str, encoded: str) -> Digest:
     """The digest that ``<algorithm>/<encoded>`` is the path of; else :class:`ArtifactError`."""
@@ -45,6 +48,25 @@ class Documents:
         except OSError as error:
             raise DocumentError(f"cannot write {path}: {error.strerror}") from None
 
+    def names(self, digest: Digest) -> tuple[str, ...]:
+        """What `name` was told of this document, the latest last."""
+        try:
+            text = self._names(digest).read_text(errors="replace")
+        except OSError:
+            return ()
+        return tuple(line for line in text.splitlines() if line)
+
+    def name(self, digest: Digest, name: str) -> None:
+        """Remember that the document is known to people as ``name``; of several the last few."""
+        known = self.names(digest)
+        if name in known or "\n" in name:
+            return
+        kept = [*known, name][-_NAMES:]
+        try:
+            replace(self._names(digest), "".join(f"{one}\n" for one in kept).encode())
+        except OSError as error:
+            raise DocumentError(f"cannot write {self._names(digest)}: {error.strerror}") from None
+
     def digests(self) -> list[Digest]:
         """Of all documents there are."""
         found = []
@@ -52,8 +74,12 @@ class Documents:
             try:
                 found.append(parse_name(path.parent.name, path.name))
             except ArtifactError:
-                continue  # one that is being written
+                continue  # one that is being written, or names
         return found
+
+    def _names(self, digest: Digest) -> Path:
+        path = self._path(digest)
+        return path.with_name(f"{path.name}.names")
 
     def _path(self, digest: Digest) -> Path:
         return self._root / algorithm(digest) / encoded(digest)

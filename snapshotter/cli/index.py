@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
 from snapshotter.artifact.chunks import CHUNK_SIZE
 from snapshotter.artifact.digest import encoded
 from snapshotter.cache.chunk_lists import OwnLists
-from snapshotter.cli.options import Settings, json_option, plain_http_option
+from snapshotter.cli.options import Settings, SizeType, json_option, plain_http_option
 from snapshotter.cli.progress import bytes_bar
 from snapshotter.images.resolve import resolve_model
 from snapshotter.pack.chunks import index_model, publish_list
 from snapshotter.registry.reference import Reference
-from snapshotter.units import ByteSize, UnitError, format_size
-
-
-class _Size(click.ParamType[int]):
-    name = "size"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, context: click.Context | None
-    ) -> int:
-        try:
-            return int(ByteSize.parse(value))
-        except UnitError as error:
-            self.fail(str(error), param, context)
+from snapshotter.units import format_size
 
 
 @click.command()
@@ -45,7 +32,7 @@ class _Size(click.ParamType[int]):
 )
 @click.option(
     "--chunk-size",
-    type=_Size(),
+    type=SizeType(),
     default=CHUNK_SIZE,
     help="A power of two from 64KiB to 64MiB: what is fetched at least for one read.  "
     "[default: 4MiB]",

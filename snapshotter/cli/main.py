@@ -1,4 +1,4 @@
-"""`modelpack`: build, push, inspect, pull, mount, watch and measure models; examine a node."""
+"""`modelpack`: build, push, look at, copy, mount and measure models; examine a node."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ import structlog
 from snapshotter import __version__
 from snapshotter.cli.bench import bench
 from snapshotter.cli.build import build, push
+from snapshotter.cli.cat import cat
 from snapshotter.cli.config import config
 from snapshotter.cli.doctor import doctor
+from snapshotter.cli.fetch import extract, fetch
 from snapshotter.cli.index import index
 from snapshotter.cli.inspect import inspect
+from snapshotter.cli.ls import ls
 from snapshotter.cli.mount import mount, umount
 from snapshotter.cli.options import Settings
 from snapshotter.cli.pull import pull
 from snapshotter.cli.status import status
+from snapshotter.cli.tree import tree
 from snapshotter.cli.verify import verify
 from snapshotter.config import DEFAULT_PATH
 from snapshotter.errors import ModelpackError
@@ -29,7 +33,10 @@ EXAMPLES = """\b
 Examples:
   modelpack build ./Qwen3-8B -t registry.example.com/models/qwen3:8b
   modelpack push registry.example.com/models/qwen3:8b
-  modelpack inspect registry.example.com/models/qwen3:8b
+  modelpack inspect --tensors registry.example.com/models/qwen3:8b
+  modelpack cat registry.example.com/models/qwen3:8b config.json
+  modelpack fetch registry.example.com/models/qwen3:8b -o ./qwen3 -p '*.json'
+  modelpack ls
   modelpack mount registry.example.com/models/qwen3:8b /mnt/qwen3 -d
   modelpack pull --namespace k8s.io registry.example.com/models/qwen3:8b
   modelpack status
@@ -51,7 +58,7 @@ Examples:
 )
 @click.pass_context
 def cli(context: click.Context, config_path: Path | None) -> None:
-    """Models as OCI artifacts: build, push, inspect, pull, mount.
+    """Models as OCI artifacts: build, push, inspect, fetch, pull, mount.
 
     A model is a CNCF ModelPack artifact in an ordinary registry. Nothing here
     needs containerd but `pull`, and nothing needs root but `mount` without
@@ -62,7 +69,7 @@ def cli(context: click.Context, config_path: Path | None) -> None:
 
 
 for command in (
-    *(build, push, index, inspect, pull, mount, umount),
+    *(build, push, index, inspect, tree, cat, fetch, extract, ls, pull, mount, umount),
     *(status, verify, bench, doctor, config),
 ):
     cli.add_command(command)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -15,6 +16,7 @@ from rich.console import Console
 from snapshotter.config import Config, load_config
 from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import Reference
+from snapshotter.units import ByteSize, UnitError
 
 _UNFOLDED = 10_000
 
@@ -24,6 +26,20 @@ plain_http_option = click.option(
     is_flag=True,
     help="Reach the registry of REFERENCE without TLS (loopback always is).",
 )
+
+
+class SizeType(click.ParamType[int]):
+    """Bytes, as a number or as ``4MiB``."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> int:
+        try:
+            return int(ByteSize.parse(value))
+        except UnitError as error:
+            self.fail(str(error), param, context)
 
 
 class Settings:

@@ -52,7 +52,7 @@ def gather(enabled: bool, address: Path, *, runs: bool, daemon: int | None) -> K
     except KeeperError as why:
         return KeeperFacts(enabled, address, runs, failure=str(why))
     try:
-        pid, holds = link.pid, int(link.hello["count"])
+        pid, holds = link.pid, link.count
     finally:
         link.close()
     return KeeperFacts(

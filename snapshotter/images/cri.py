@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 from google.protobuf.message import DecodeError
 
@@ -121,11 +122,11 @@ class PrivatePlaces:
         self._lock = threading.Lock()
         self._names: dict[tuple[str, str], None] = {}
         try:
-            for registry, repository in json.loads(file.read_bytes()):
-                self._names[str(registry), str(repository)] = None
+            listed = msgspec.json.decode(file.read_bytes(), type=list[tuple[str, str]])
+            self._names.update(dict.fromkeys(listed))
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             log.warning("private models forgotten", file=str(file), error=type(error).__name__)
 
     def has(self, registry: str, repository: str) -> bool:
@@ -170,5 +171,5 @@ def _stands_for(raw: bytes) -> Digest | None:
     try:
         label = json.loads(raw)["annotations"][REF_LABEL]
         return Reference.parse(label).digest
-    except (ValueError, KeyError, TypeError, InvalidReference):
+    except (ValueError, KeyError, TypeError, RecursionError, InvalidReference):
         return None

@@ -10,7 +10,6 @@ minutes and is good here only; they are shown to the registry alone.
 from __future__ import annotations
 
 import base64
-import binascii
 import secrets
 import threading
 import time
@@ -99,7 +98,7 @@ def _from_basic(authorization: str) -> Credential | None:
         return None
     try:
         pair = base64.b64decode(encoded.strip(), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # no base64, or no text in it
         return None
     username, _, password = pair.partition(":")
     return Credential(username, password) if username and password else None

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
+from snapshotter.artifact.descriptor import Descriptor, Platform
 from snapshotter.artifact.digest import Digest
 from snapshotter.artifact.errors import NotAModel
 from snapshotter.artifact.manifest import Index, Manifest, choose, is_model, parse
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.images.platform import host_platform
-from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import Reference
 
 
+class Manifests(Protocol):
+    """What is asked of a :class:`~snapshotter.registry.client.Registry`."""
+
+    def manifest(
+        self, ref: Reference, *, blobs_follow: bool = False
+    ) -> tuple[Descriptor, bytes]: ...
+
+
 def model_manifest(
-    raw: bytes, digest: Digest, read: Callable[[Digest], bytes | None]
+    raw: bytes,
+    digest: Digest,
+    read: Callable[[Digest], bytes | None],
+    platform: Platform | None = None,
 ) -> Manifest | None:
     """The model's manifest that ``raw`` is, or as an index leads to; None when it is no model.
 
-    ``read`` brings the manifest an index lists, or None where it is not to be had.
-    Raises :class:`ArtifactError`, also for an index without this machine's platform.
+    ``read`` brings the manifest an index lists, or None where it is not to be had. Without a
+    ``platform`` this machine's is meant. Raises :class:`ArtifactError`, also for an index
+    that does not have it.
     """
     document = parse(raw, digest)
     if isinstance(document, Index):
-        chosen = choose(document, host_platform())
+        chosen = choose(document, platform or host_platform())
         listed = read(chosen.digest)
         if listed is None:
             return None
@@ -31,8 +44,10 @@ def model_manifest(
     return document if isinstance(document, Manifest) and is_model(document) else None
 
 
-def resolve_model(reference: Reference, registry: Registry) -> tuple[ModelRef, Manifest]:
-    """The model a reference names in its registry.
+def resolve_model(
+    reference: Reference, registry: Manifests, platform: Platform | None = None
+) -> tuple[ModelRef, Manifest]:
+    """The model a reference names in its registry, of an index that for ``platform``.
 
     Raises :class:`ArtifactError` when it is no model or not for this platform, and
     :class:`RegistryError`.
@@ -42,6 +57,7 @@ def resolve_model(reference: Reference, registry: Registry) -> tuple[ModelRef, M
         raw,
         descriptor.digest,
         lambda digest: registry.manifest(reference.with_digest(digest))[1],
+        platform,
     )
     if manifest is None:
         raise NotAModel(

@@ -68,7 +68,7 @@ class StubStore:
         log.info("stub image made", model=str(model), digest=stub.manifest.digest)
 
     def find(self, digest: Digest) -> tuple[str, bytes] | None:
-        """Media type (empty but for manifests) and bytes of a stub's blob."""
+        """Media type (empty but for manifests) and bytes of a stub's blob, which are right."""
         with self._lock:
             media_type, path = self._paths.get(digest, ("", None))
         if path is None:
@@ -77,6 +77,9 @@ class StubStore:
             data = path.read_bytes()
         except OSError as error:
             log.warning("stub image lost", path=str(path), error=error.strerror)
+            return None
+        if digest_of(data, like=digest) != digest:
+            log.warning("stub image damaged", path=str(path), expected=digest)
             return None
         return media_type, data
 

@@ -85,7 +85,7 @@ class Keeping:
         link = self._link
         told: dict[str, Any] = {"address": str(self._address), "holds": len(self._entries)}
         if link is not None:
-            told |= {"pid": link.pid, "since": link.hello["since"], "rss_bytes": _rss(link.pid)}
+            told |= {"pid": link.pid, "since": link.since, "rss_bytes": _rss(link.pid)}
         return told
 
     def close(self) -> None:

@@ -51,14 +51,19 @@ class Link:
             self._socket.close()
             raise KeeperError(f"cannot connect to the keeper at {address}: {error}") from None
         try:
-            self.hello = self.ask("hello")[0]
+            self.pid, self.since, self.count = self._hello()
         except KeeperError:
             self.close()
             raise
 
-    @property
-    def pid(self) -> int:
-        return int(self.hello["pid"])
+    def _hello(self) -> tuple[int, float, int]:
+        """Its process, when it began in seconds since 1970, and how much it holds."""
+        hello, files = self.ask("hello")
+        close(files)
+        pid, since, count = (hello.get(name) for name in ("pid", "since", "count"))
+        if type(pid) is int and type(count) is int and isinstance(since, int | float):
+            return max(pid, 0), float(since), count
+        raise self._nonsense("hello", "no pid, time and count")
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -90,10 +95,25 @@ class Link:
 
     def ids(self) -> list[str]:
         """Of everything it holds."""
-        found: list[str] = []
-        while more := self.ask("list", after=found[-1] if found else "")[0].get("ids"):
+        found: list[str] = [""]
+        while True:
+            answer, files = self.ask("list", after=found[-1])
+            close(files)
+            more = answer.get("ids")
+            if not isinstance(more, list) or not all(isinstance(id, str) for id in more):
+                raise self._nonsense("list", "no list of ids")
+            if not more:
+                return found[1:]
+            # Without this, one that forgets where we are would be asked for ever.
+            if more != sorted(set(more)) or more[0] <= found[-1]:
+                raise self._nonsense("list", "no list of ids that goes on")
             found += more
-        return found
+
+    def _nonsense(self, op: str, what: str) -> KeeperError:
+        return KeeperError(
+            f"the keeper at {self.address} answered {op} with {what}: it is of another version, "
+            "or none; start the one that belongs to this modelpack-snapshotter"
+        )
 
     def close(self) -> None:
         self._socket.close()

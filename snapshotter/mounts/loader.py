@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import structlog
 
@@ -37,7 +38,6 @@ from snapshotter.mounts.errors import MountError
 from snapshotter.mounts.plans import unwanted
 from snapshotter.mounts.trust import Trust
 from snapshotter.registry.blobs import BlobOrigin
-from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import Reference
 from snapshotter.unpack.errors import UnpackError
 from snapshotter.unpack.options import UnpackOptions
@@ -48,6 +48,17 @@ log = structlog.get_logger(__name__)
 
 _AT_ONCE = 8
 """Tar layers whose headers are read at the same time: each is one round trip after the other."""
+
+
+class Source(Protocol):
+    """What is asked of a :class:`~snapshotter.registry.client.Registry`."""
+
+    def manifest(
+        self, ref: Reference, *, blobs_follow: bool = False
+    ) -> tuple[Descriptor, bytes]: ...
+    def blob(self, ref: Reference, descriptor: Descriptor, *, limit: int) -> bytes: ...
+    def origin(self, registry: str, repository: str, descriptor: Descriptor) -> BlobOrigin: ...
+    def also_at(self, registry: str, repository: str, digests: Iterable[Digest]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +97,7 @@ class Loader:
 
     def __init__(
         self,
-        registry: Registry,
+        registry: Source,
         documents: Documents,
         store: BlobStore,
         fetcher: Fetcher,
@@ -153,7 +164,15 @@ class Loader:
         manifest = parse(raw, ref.digest)
         if not isinstance(manifest, Manifest) or not is_model(manifest):
             raise MountError(f"{ref} is no model: expected the manifest of a ModelPack artifact")
+        self._name(ref)
         return manifest
+
+    def _name(self, ref: ModelRef) -> None:
+        """So that `modelpack ls` can say what this is, for as long as it is in the cache."""
+        try:
+            self._documents.name(ref.digest, f"{ref.registry}/{ref.repository}")
+        except DocumentError as error:
+            log.warning("name not kept", model=str(ref), error=str(error))
 
     def _keep(self, ref: ModelRef, digest: Digest, raw: bytes) -> None:
         try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from snapshotter.artifact.config import ModelFacts
 from snapshotter.artifact.mediatypes import Category
+from snapshotter.opening import open_resolved
 from snapshotter.pack.classify import classify
 from snapshotter.pack.walk import SourceFile
 from snapshotter.tensors.errors import TensorsError
@@ -126,7 +127,7 @@ def _tensors(file: SourceFile) -> TensorIndex | None:
     if indexer is None:
         return None
     try:
-        with file.source.open("rb") as source:
+        with open_resolved(file.source) as source:
 
             def read(offset: int, length: int) -> bytes:
                 source.seek(offset)
@@ -158,7 +159,8 @@ def _read(file: SourceFile | None) -> bytes:
     if file is None or file.size > _READ_LIMIT:
         return b""
     try:
-        return file.source.read_bytes()
+        with open_resolved(file.source) as source:
+            return source.read(_READ_LIMIT)
     except OSError:
         return b""  # hashing reads every file and tells about it
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapshotter.artifact.digest import Digest
+from snapshotter.opening import open_resolved
 from snapshotter.pack.errors import BuildError, SourceChanged
 from snapshotter.pack.progress import Progress
 
@@ -48,7 +49,7 @@ def _hash(job: Job, progress: Progress, stop: threading.Event) -> Digest:
     buffer = memoryview(bytearray(_PIECE))
     left = job.size
     try:
-        with open(job.source, "rb", buffering=0) as file:
+        with open_resolved(job.source) as file:
             while left > 0 and not stop.is_set() and (got := file.readinto(buffer)):
                 sha.update(buffer[: min(got, left)])
                 left -= got

@@ -12,6 +12,7 @@ import msgspec
 from snapshotter.artifact.digest import Digest, digest_of
 from snapshotter.cache.durable import replace
 from snapshotter.home import user_directory
+from snapshotter.opening import open_resolved
 from snapshotter.pack.errors import BuildError, NoBuild, SourceChanged
 from snapshotter.registry.reference import Reference
 
@@ -54,7 +55,7 @@ class SourceBlob(msgspec.Struct, frozen=True, kw_only=True):
         if self.header:
             yield self.header
         try:
-            with open(self.file, "rb", buffering=0) as file:
+            with open_resolved(Path(self.file)) as file:
                 self._check(os.fstat(file.fileno()))
                 left = self.file_size
                 while left > 0 and (piece := file.read(min(_PIECE, left))):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.names import check_path
+from snapshotter.opening import open_resolved
 from snapshotter.pack.errors import BuildError
 
 SKIPPED = (
@@ -78,7 +79,7 @@ def _file(root: Path, path: str, where: Path) -> SourceFile:
         source = where.resolve(strict=True)
         status = source.stat()
         if stat.S_ISREG(status.st_mode):
-            with open(source, "rb"):
+            with open_resolved(source):
                 pass  # an unreadable file is better found before an hour of hashing
     except (OSError, RuntimeError) as error:
         raise BuildError(f"{_shown(where)} cannot be read: {_why(error)}") from None

@@ -203,9 +203,9 @@ class Authorizer:
                 "client_id": _CLIENT_ID,
             }
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-            method, content = "POST", urlencode(fields).encode()
+            method, content = "POST", urlencode(fields, errors="replace").encode()
         else:
-            url += ("&" if urlsplit(realm).query else "?") + urlencode(fields)
+            url += ("&" if urlsplit(realm).query else "?") + urlencode(fields, errors="replace")
             if credential is not None:
                 headers["Authorization"] = credential.basic
         return self._control.send(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import io
 import select
 import socket
 import threading
@@ -18,21 +17,22 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from snapshotter.registry.control import USER_AGENT
 from snapshotter.registry.errors import RegistryError, Unreachable
-from snapshotter.registry.failures import UNUSABLE_URL, TooSlow, connection_error
+from snapshotter.registry.failures import UNUSABLE_URL, connection_error
 from snapshotter.registry.hosts import Tls, address_of
 from snapshotter.registry.options import RegistryOptions
 from snapshotter.registry.pace import Pace
+from snapshotter.registry.paced import PacedResponse
 from snapshotter.registry.proxies import proxy_for
 from snapshotter.registry.tls import tls_context
 
 _DISCARD_LIMIT = 64 << 10
 _BROKEN = (ConnectionError, http.client.BadStatusLine, http.client.CannotSendRequest)
 """What a request on a kept connection meets when the server has closed it meanwhile."""
+_UNANSWERED = (OSError, http.client.HTTPException, *UNUSABLE_URL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +104,8 @@ class Pool:
             try:
                 return self._send(connection, route, url, headers, asked)
             except _BROKEN:
-                connection.close()
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
+                pass
+            except _UNANSWERED as error:
                 raise connection_error(error, url, asked) from error
         try:
             connection = self._connect(route)
@@ -114,8 +113,7 @@ class Pool:
             raise connection_error(error, url, asked) from error
         try:
             return self._send(connection, route, url, headers, asked)
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
+        except _UNANSWERED as error:
             raise connection_error(error, url, asked) from error
 
     def close(self) -> None:
@@ -131,6 +129,21 @@ class Pool:
             entry.connection.close()
 
     def _send(
+        self,
+        connection: http.client.HTTPConnection,
+        route: _Route,
+        url: str,
+        headers: Mapping[str, str],
+        asked: str,
+    ) -> PooledResponse:
+        """Closes the connection when there is no answer."""
+        try:
+            return self._sent(connection, route, url, headers, asked)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _sent(
         self,
         connection: http.client.HTTPConnection,
         route: _Route,
@@ -200,7 +213,9 @@ class Pool:
             raise
         connection.sock.settimeout(self._options.read_timeout)
         connection.response_class = partial(  # type: ignore[assignment]
-            _PacedResponse, Pace(self._options.min_rate, self._options.read_timeout)
+            PacedResponse,
+            Pace(self._options.min_rate, self._options.read_timeout),
+            self._options.answer_timeout,
         )
         return connection
 
@@ -225,44 +240,6 @@ class Pool:
             self._active.discard(response)
 
 
-class _PacedResponse(http.client.HTTPResponse):
-    """An answer given up when it trickles: a socket's timeout begins anew with every byte."""
-
-    def __init__(self, pace: Pace, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        pace.restart()
-        self.fp = io.BufferedReader(_PacedSocket(self.fp.detach(), pace))
-
-    def begin(self) -> None:
-        super().begin()
-        # How long the registry thought is no measure of how fast the body comes.
-        pace = getattr(getattr(self.fp, "raw", None), "pace", None)
-        if pace is not None:
-            pace.restart()
-
-
-class _PacedSocket(io.RawIOBase):
-    """The socket's file, whose bytes are counted against the time they take to come."""
-
-    def __init__(self, raw: io.RawIOBase, pace: Pace) -> None:
-        self.pace = pace
-        self._raw = raw
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        began = time.monotonic()
-        count: int | None = self._raw.readinto(buffer)
-        if self.pace.too_slow(count or 0, time.monotonic() - began) and count:
-            raise TooSlow(f"{self.pace.received} bytes in {self.pace.waited:.0f} s")
-        return count
-
-    def close(self) -> None:
-        super().close()
-        self._raw.close()
-
-
 class PooledResponse:
     """An answer on a connection that goes back to the pool once it has been read to its end."""
 
@@ -283,11 +260,16 @@ class PooledResponse:
         self._sock = sock
         self._lock = threading.Lock()
         self._done = False
-        self._response: http.client.HTTPResponse
+        self._answer: http.client.HTTPResponse | None = None
 
     def begin(self) -> None:
         """Read status and headers."""
-        self._response = self.connection.getresponse()
+        self._answer = self.connection.getresponse()
+
+    @property
+    def _response(self) -> http.client.HTTPResponse:
+        assert self._answer is not None
+        return self._answer
 
     @property
     def status(self) -> int:
@@ -352,6 +334,9 @@ class PooledResponse:
         except OSError:
             pass  # the peer was quicker
         self.connection.close()
+        if self._answer is not None:
+            # Of an answer without a length only the answer itself has the socket any more.
+            self._answer.close()
         self._pool._forget(self)
 
 

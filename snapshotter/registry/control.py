@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import httpx
 
 from snapshotter import __version__
+from snapshotter.registry.deadlines import transport
 from snapshotter.registry.errors import BadAnswer, Unreachable
 from snapshotter.registry.failures import UNUSABLE_URL, connection_error
 from snapshotter.registry.hosts import Tls, address_of
@@ -106,8 +107,9 @@ class Control:
             client = self._clients.get(key)
             if client is None:
                 client = self._clients[key] = httpx.Client(
-                    verify=context,
-                    proxy=key[2],
+                    transport=transport(
+                        context, proxy=key[2], answer_timeout=self._options.answer_timeout
+                    ),
                     trust_env=False,  # proxies are ours to choose; no other source of credentials
                     follow_redirects=False,
                 )

@@ -6,7 +6,6 @@ Secrets live in :class:`Credential` only, which does not show them.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import subprocess
@@ -33,7 +32,8 @@ class Credential:
     @property
     def basic(self) -> str:
         """The value of an ``Authorization`` header, RFC 7617."""
-        pair = f"{self.username}:{self.password}".encode()
+        # JSON can carry lone surrogates, which are no text: the registry will say no.
+        pair = f"{self.username}:{self.password}".encode(errors="replace")
         return "Basic " + base64.b64encode(pair).decode()
 
 
@@ -56,7 +56,7 @@ def find_credential(address: str, docker_config: str = "") -> Lookup:
         config = _load(file)
     except FileNotFoundError:
         return Lookup(None, f"no credentials found, {file} does not exist")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return Lookup(None, f"no credentials found, {file} cannot be read: {_reason(error)}")
     helper = _table(config, "credHelpers").get(address) or config.get("credsStore")
     if _is_docker_hub(address):
@@ -130,7 +130,7 @@ def decode_entry(entry: Any) -> Credential | None:
     if isinstance(auth, str) and auth:
         try:
             decoded = base64.b64decode(auth, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, or no text in it
             return None
         username, _, password = decoded.partition(":")
         password = password.strip("\0")
@@ -172,7 +172,7 @@ def _ask_helper(helper: str, key: str) -> Lookup:
     try:
         answer = json.loads(done.stdout[:_HELPER_ANSWER_LIMIT])
         username, secret = answer["Username"], answer["Secret"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return Lookup(None, f"credential helper {program} gave an answer that is no credentials")
     if not isinstance(username, str) or not isinstance(secret, str) or not secret:
         return Lookup(None, f"credential helper {program} has none for {key}")
@@ -196,7 +196,7 @@ def _found_in(file: Path, credential: Credential) -> str:
     return f"credentials{user} from {file}"
 
 
-def _reason(error: OSError | ValueError) -> str:
+def _reason(error: OSError | ValueError | RecursionError) -> str:
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     # A JSON error would quote a place in the file, never its text; keep it so.

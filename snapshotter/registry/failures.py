@@ -26,7 +26,7 @@ from snapshotter.registry.hosts import address_of
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
 UNUSABLE_URL = (httpx.InvalidURL, http.client.InvalidURL, UnicodeError)
-"""What httpx, http.client and IDNA make of a host that no URL can have."""
+"""What httpx, http.client and IDNA make of a host or path that no URL can have."""
 _DETAIL_LIMIT = 200
 _RETRY_AFTER_LIMIT = 3600.0
 
@@ -40,7 +40,7 @@ def connection_error(error: Exception, url: str, asked: str) -> RegistryError:
     host = one_line(address_of(url))
     cause = next(_causes(error))
     if isinstance(cause, UNUSABLE_URL):
-        return BadAnswer(f"{host[:80]} was to be asked for {asked}, but is no host's name")
+        return BadAnswer(f"{host[:80]} was to be asked for {asked}, by a URL that cannot be one")
     start = f"{host} did not answer for {asked}"
     if isinstance(cause, ssl.SSLCertVerificationError):
         return Untrusted(

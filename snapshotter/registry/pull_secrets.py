@@ -16,6 +16,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from snapshotter.registry.credentials import Credential, Lookup, decode_entry
@@ -131,17 +132,20 @@ def _in_memory(directory: Path) -> bool:
 
 def _load(file: Path) -> dict[tuple[str, str], PullSecret]:
     try:
-        with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)) as stream:
+        with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as stream:
             state = os.fstat(stream.fileno())
             if state.st_uid != os.geteuid() or state.st_mode & 0o077:
                 raise ValueError("others could have written or read it")
-            return {
-                (registry, repository): PullSecret(Credential(user, password, token), server)
-                for registry, repository, user, password, token, server in json.load(stream)
-            }
+            rows = msgspec.json.decode(
+                stream.read(), type=list[tuple[str, str, str, str, str, str]]
+            )
+        return {
+            (registry, repository): PullSecret(Credential(user, password, token), server)
+            for registry, repository, user, password, token, server in rows
+        }
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         log.warning(
             "pull secrets of an earlier life ignored", file=str(file), error=type(error).__name__
         )

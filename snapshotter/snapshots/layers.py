@@ -21,12 +21,11 @@ from snapshotter.artifact.marker import MARKER_LIMIT, MARKER_NAME
 from snapshotter.snapshots.errors import SnapshotError
 from snapshotter.snapshots.overlay import Layer
 from snapshotter.snapshots.snapshot import Usage
+from snapshotter.snapshots.trees import measure, remove
 
 log = structlog.get_logger(__name__)
 
 _ASIDE = "removing-"
-_BLOCK = 512
-"""Unit of ``st_blocks``, stat(2)."""
 
 
 class Layers:
@@ -108,31 +107,8 @@ class Layers:
             os.close(fd)
 
     def usage(self, id: int) -> Usage:
-        """Allocated bytes and inodes of the layer's files; other file systems in it are not ours.
-
-        Files may come and go meanwhile.
-        """
-        root = Path(self.files(id))
-        device = root.lstat().st_dev
-        seen: dict[int, int] = {}
-        directories = [root]
-        while directories:
-            directory = directories.pop()
-            try:
-                status = directory.lstat()
-                if status.st_dev != device:
-                    continue
-                seen[status.st_ino] = status.st_blocks
-                with os.scandir(directory) as entries:
-                    for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
-                            directories.append(Path(entry.path))
-                        else:
-                            status = entry.stat(follow_symlinks=False)
-                            seen[status.st_ino] = status.st_blocks
-            except FileNotFoundError:
-                continue
-        return Usage(sum(seen.values()) * _BLOCK, len(seen))
+        """Allocated bytes and inodes of the layer's files, which may change meanwhile."""
+        return measure(Path(self.files(id)))
 
     def discard(self, id: int) -> None:
         """Undo :meth:`create`: nobody has used the layer yet."""
@@ -179,7 +155,7 @@ class Layers:
         except OSError:
             pass  # something is in it
         try:
-            shutil.rmtree(path)
+            remove(path)
         except FileNotFoundError:
             pass  # asked for twice
         except OSError as error:

@@ -9,7 +9,6 @@ flush. Nobody reads what is not on the disk yet.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sqlite3
 import threading
@@ -20,11 +19,10 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from snapshotter.artifact.choice import decode_choice, encode_choice
-from snapshotter.artifact.digest import Digest
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.snapshots.errors import NotFound, SnapshotError
-from snapshotter.snapshots.snapshot import Kind, Snapshot, Usage
+from snapshotter.snapshots.rows import BadRow, decode_rows, encode_row
+from snapshotter.snapshots.snapshot import Snapshot
 from snapshotter.snapshots.table import Change, Table, Transaction
 
 log = structlog.get_logger(__name__)
@@ -53,7 +51,7 @@ PRAGMA user_version = {_FORMAT};
 """
 _FROM_1 = "ALTER TABLE snapshots ADD COLUMN choice TEXT; PRAGMA user_version = 2;"
 _SELECT = """
-SELECT s.id, s.name, p.name, s.kind, s.labels, s.created, s.updated, s.size, s.inodes,
+SELECT s.id, s.name, s.parent, p.name, s.kind, s.labels, s.created, s.updated, s.size, s.inodes,
        s.registry, s.repository, s.digest, s.choice
 FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent
 """
@@ -130,16 +128,23 @@ class Metadata:
                 self._db.executescript(f"BEGIN IMMEDIATE; {_FROM_1} COMMIT;")
             for column in ("parent", "digest"):  # of earlier releases, which searched the file
                 self._db.execute(f"DROP INDEX IF EXISTS snapshots_by_{column}")
-            snapshots = [_snapshot(row) for row in self._db.execute(_SELECT)]
-            last = self._db.execute("SELECT max(seq) FROM sqlite_sequence").fetchone()[0]
-        except sqlite3.Error as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            snapshots = decode_rows(self._db.execute(_SELECT))
+            last = self._db.execute("SELECT max(seq) FROM sqlite_sequence").fetchone()[0] or 0
+            used = [snapshot.id for snapshot in snapshots]
+            if type(last) is not int or last < max(used, default=0):
+                raise BadRow("the last number given to a snapshot is lost")
+        except (sqlite3.Error, ValueError) as error:  # also a message of SQLite that is no text
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
                 raise SnapshotError(
                     f"{self._path} is in use by another modelpack-snapshotter; "
                     "stop it or give this one a root of its own"
                 ) from None
-            raise SnapshotError(f"cannot read snapshot metadata {self._path}: {error}") from None
-        return snapshots, last or 0
+            why = " ".join(str(error).split())  # SQLite quotes parts of a schema
+            raise SnapshotError(
+                f"cannot read snapshot metadata {self._path}: {why}; put back a copy of it, or "
+                f"remove all of {self._path.parent} and have images pulled again"
+            ) from None
+        return snapshots, last
 
     def close(self) -> None:
         self.write(lambda _: self._db.close())
@@ -239,14 +244,14 @@ class Metadata:
             try:
                 for before, after in changes:
                     if after is not None:
-                        self._db.execute(_UPSERT, _row(after))
+                        self._db.execute(_UPSERT, encode_row(after))
                     elif before is not None:
                         self._db.execute("DELETE FROM snapshots WHERE id = ?", (before.id,))
                 self._db.execute("COMMIT")
             finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path) from None
             raise SnapshotError(f"snapshot metadata {self._path}: {error}") from None
@@ -258,40 +263,3 @@ def _refuse(write: _Write[Any], transaction: Transaction, error: BaseException) 
         transaction.roll_back()
     except OSError as failure:
         log.error("a change that failed is not undone on the disk", why=str(failure))
-
-
-def _snapshot(row: Any) -> Snapshot:
-    id, name, parent, kind, labels, created, updated, size, inodes, *model = row
-    registry, repository, digest, choice = model
-    return Snapshot(
-        id=id,
-        name=name,
-        parent=parent or "",
-        kind=Kind(kind),
-        labels=json.loads(labels),
-        created=created,
-        updated=updated,
-        usage=None if size is None else Usage(size, inodes),
-        model=None
-        if digest is None
-        else ModelRef(registry, repository, Digest(digest), decode_choice(choice or "")),
-    )
-
-
-def _row(snapshot: Snapshot) -> tuple[object, ...]:
-    usage, model = snapshot.usage, snapshot.model
-    return (
-        snapshot.id,
-        snapshot.name,
-        snapshot.parent,
-        snapshot.kind,
-        json.dumps(snapshot.labels),
-        snapshot.created,
-        snapshot.updated,
-        usage and usage.size,
-        usage and usage.inodes,
-        model and model.registry,
-        model and model.repository,
-        model and model.digest,
-        model and (encode_choice(model.selection) or None),
-    )

@@ -14,7 +14,7 @@ from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.layers import Archive
 from snapshotter.artifact.tar import TarEntry, TarIndex, Want, index_tar
 from snapshotter.unpack.content import Content
-from snapshotter.unpack.errors import UnpackError
+from snapshotter.unpack.errors import WrongLayer
 from snapshotter.unpack.inflate import Dry, Feed, Inflater, inflater
 
 PIECE = 1 << 20
@@ -55,7 +55,7 @@ class Stream:
         return min(PIECE, self.archive.descriptor.size - self.taken)
 
     def feed(self, data: bytes) -> None:
-        """The next ``wanted`` bytes of the blob. :class:`UnpackError` when they were wrong."""
+        """The next ``wanted`` bytes of the blob. :class:`WrongLayer` when they were wrong."""
         self.taken += len(data)
         self._digest.update(data)
         if data:
@@ -63,7 +63,7 @@ class Stream:
         if self.taken == self.archive.descriptor.size:
             expected = self.archive.descriptor.digest
             if self._digest.hexdigest() != encoded(expected):
-                raise UnpackError(
+                raise WrongLayer(
                     f"{self.archive.where}: the {self.taken} bytes fetched hash to "
                     f"{self._digest.hexdigest()}: the registry, or something on the way, gave "
                     "wrong bytes; none is served any more"

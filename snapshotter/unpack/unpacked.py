@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
@@ -107,6 +108,11 @@ class Unpacked:
         return not (self._in_order or self._read_begun or self._index is None)
 
     @property
+    def path(self) -> Path:
+        """The file the content lies in, as far as it has passed."""
+        return self._content.path
+
+    @property
     def urgency(self) -> int:
         """2 while a reader waits, 1 while a mount does."""
         return 2 if self._readers else min(1, len(self._index_waiters))
@@ -127,6 +133,25 @@ class Unpacked:
         try:
             with self._news:
                 return self._wait_for_index(patience, number)
+        finally:
+            with self._lock:
+                self._index_waiters.discard(number)
+
+    def wait(self) -> None:
+        """Wait until it is :attr:`done`. Raises why it can never be, or does not go on."""
+        number = next(_order)
+        with self._lock:
+            self._read_begun = True
+            self._index_waiters.add(number)
+        self._wake()
+        try:
+            with self._news:
+                while not self.done:
+                    if self._failure is not None:
+                        raise self._failure.with_traceback(None)
+                    if number not in self._index_waiters and self._trouble is not None:
+                        raise self._trouble.with_traceback(None)
+                    self._news.wait()
         finally:
             with self._lock:
                 self._index_waiters.discard(number)

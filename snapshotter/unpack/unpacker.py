@@ -25,7 +25,7 @@ from snapshotter.fetch.fetcher import Fetcher, ReadResult
 from snapshotter.registry.blobs import BlobOrigin
 from snapshotter.unpack.at_random import read_frames, read_index
 from snapshotter.unpack.content import Content
-from snapshotter.unpack.errors import UnpackError
+from snapshotter.unpack.errors import UnpackError, WrongLayer
 from snapshotter.unpack.frame_reader import FramePool, FrameReader
 from snapshotter.unpack.inflate import Dry
 from snapshotter.unpack.options import UnpackOptions
@@ -244,7 +244,7 @@ class Unpacker:
                 unpacked.closed()
             elif unpacked.blob.state is BlobState.BAD:
                 # The fetcher hashed it first. What came out until now is as wrong.
-                self._fail(task, UnpackError(f"{unpacked.archive.where}: {error}"))
+                self._fail(task, WrongLayer(f"{unpacked.archive.where}: {error}"))
             else:
                 unpacked.troubled(error, attempt)
         except (ArtifactError, UnpackError) as error:

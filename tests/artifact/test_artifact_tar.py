@@ -5,7 +5,8 @@ import tarfile
 
 import pytest
 from artifact_samples import archive, index, index_stream
-from hypothesis import given, settings
+from fuzzing import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshotter.artifact import tar as tar_module
@@ -67,7 +68,7 @@ def test_files_are_found_where_tarfile_finds_them(format: int) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@settings(max_examples=40)
+@examples(40)
 @given(
     st.dictionaries(
         st.text(st.characters(min_codepoint=48, max_codepoint=0x2FF), min_size=1, max_size=150)

@@ -6,7 +6,8 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from fuzzing import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshotter.cache.ranges import RangeSet
@@ -460,7 +461,7 @@ def test_a_blob_with_wrong_bytes_is_not_fetched_again() -> None:
     assert play.begin() is None
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.data())
 def test_whatever_happens_no_byte_is_fetched_twice_and_every_read_is_answered(data) -> None:
     size = 3 * MIB + 777

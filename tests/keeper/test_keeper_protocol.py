@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshotter.keeper.errors import KeeperError
@@ -146,7 +147,7 @@ def test_a_message_that_is_too_long_is_refused_and_the_next_one_is_answered(link
     assert link.ids() == []
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(300)
 @given(
     st.one_of(
         st.binary(min_size=1, max_size=300),

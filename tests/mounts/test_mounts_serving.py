@@ -64,6 +64,14 @@ def test_files_are_readable_by_all_and_writable_by_none(node: Node, model: Model
     assert b"Read-only file system" in shell(f": > {directory}/config.json").stderr
 
 
+def test_the_owner_is_who_the_configuration_says_whatever_the_artifact_does(
+    make_node: Callable[..., Node], model: ModelRef
+) -> None:
+    directory = make_node(MountOptions(uid=7, gid=8, prefetch=False)).mounts.mount(model)
+    owners = shell(f"stat -c %u:%g {directory} {directory}/config.json {directory}/shards").stdout
+    assert owners.split() == [b"7:8"] * 3
+
+
 def test_a_model_mounted_twice_is_one_mount(node: Node, model: ModelRef) -> None:
     assert node.mounts.mount(model) == node.mounts.mount(model)
     assert len(node.mounts.mounted()) == 1

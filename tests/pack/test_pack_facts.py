@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from pack_models import write_gguf, write_model
 
@@ -79,7 +80,7 @@ def test_parameters_are_written_as_people_say_them(count: int, text: str) -> Non
     assert format_parameters(count) == text
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@examples(100)
 @given(
     st.binary(max_size=200),
     st.sampled_from([b"", b"GGUF\x03\0\0\0", b"\x20" + bytes(7)]),

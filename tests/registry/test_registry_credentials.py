@@ -75,7 +75,17 @@ def test_an_identity_token_is_found(tmp_path: Path) -> None:
     assert found.credential.identity_token == "secret-token"
 
 
-@pytest.mark.parametrize("document", ["{", "[]", '{"auths": {"r.example": {"auth": "%%%"}}}', "{}"])
+@pytest.mark.parametrize(
+    "document",
+    [
+        "{",
+        "[]",
+        "[" * 5000,
+        '{"auths": {"r.example": {"auth": "%%%"}}}',
+        '{"auths": {"r.example": {"auth": "\u00fc"}}}',
+        "{}",
+    ],
+)
 def test_what_cannot_be_read_is_no_credential_and_told(tmp_path: Path, document: str) -> None:
     config = configured(tmp_path, document)
     found = find_credential("r.example", config)
@@ -129,3 +139,10 @@ def test_secrets_are_not_shown() -> None:
     credential = Credential("alice", "hunter2", "hunter2-token")
     assert "hunter2" not in repr(credential)
     assert "hunter2" not in str(credential)
+
+
+def test_a_password_that_is_no_text_is_sent_as_what_it_is_not_and_refused(tmp_path: Path) -> None:
+    entry = {"username": "alice", "password": "\ud800"}
+    found = find_credential("r.example", configured(tmp_path, {"auths": {"r.example": entry}}))
+    assert found.credential is not None
+    assert found.credential.basic == "Basic " + base64.b64encode(b"alice:?").decode()

@@ -111,7 +111,7 @@ class Plugin:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "provider"
-        self._answer = directory / "answer"
+        self._answer = directory / "credential-answer"
         self._asked = directory / "asked"
         self.path.write_text(
             f"#!{sys.executable}\nimport os, pathlib, sys\n"

@@ -172,6 +172,15 @@ def test_the_end_of_a_layer_is_read_without_what_lies_before(tmp_path: Path) -> 
         assert node.bad == []
 
 
+def test_who_wants_all_of_a_layer_that_rests_has_it_unpacked(tmp_path: Path) -> None:
+    with rooms(tmp_path) as node:
+        layer = node.unpacker.claim(archive_of(PACKED, ZSTD), Origin(PACKED), sha256(CONTENT))
+        layer.index(LONG)
+        layer.wait()
+        assert layer.done
+        assert layer.path.read_bytes() == CONTENT
+
+
 def test_a_far_read_is_answered_while_the_stream_is_held_up(tmp_path: Path) -> None:
     far = next(frame for frame in [frames_of(PACKED)] if frame)
     with rooms(tmp_path) as node:

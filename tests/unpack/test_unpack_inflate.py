@@ -5,7 +5,8 @@ import tracemalloc
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from fuzzing import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from unpack_origin import noise, packed
 
@@ -38,7 +39,7 @@ def inflate(data: bytes, encoding: Encoding, step: int = 1000, limit: int = 4096
 
 
 @pytest.mark.parametrize("encoding", BOTH)
-@settings(max_examples=60)
+@examples(60)
 @given(
     parts=st.lists(st.binary(max_size=3000).map(lambda data: data * 3), max_size=4),
     step=st.integers(1, 5000),
