@@ -78,7 +78,7 @@ def _demanded(
     )
     if streaming:
         ahead = _round_up(read.end, _step(read.run, options))
-        end = max(end, min(ahead, _last_wanted(read.model, download, read.run, now)))
+        end = max(end, min(ahead, _reach(read.model, download, read.run, options, now)[1]))
     elif room and read.run.credit >= 2 * grain and read.run.reads > 1:
         # A run that begins: fetch as much again, so that it grows in few round trips.
         end = _round_up(read.end + read.run.credit, grain)
@@ -115,8 +115,8 @@ def _readahead(state: State, now: float) -> Range | None:
             continue
         if not state.room(model, download):
             continue
-        last = _last_wanted(model, download, run, now)
-        gap = model.free(download, run.head, min(run.head + _window(run, state.options), last))
+        soon, last = _reach(model, download, run, state.options, now)
+        gap = model.free(download, run.head, soon)
         if gap is None or (nearest is not None and gap[0] - run.head >= nearest[0]):
             continue
         # A whole step, though the window ends in it: a reader that everybody waits for would
@@ -179,23 +179,35 @@ def backoff(options: FetchOptions, failures: int, asked: float | None, jitter: f
     return max(pause, min(asked or 0.0, options.read_deadline))
 
 
-def _last_wanted(model: LoadedModel, download: Download, run: Run, now: float) -> int:
-    """How far to fetch ahead of ``run`` at most: nobody may want what is behind its tensor,
-    unless all of the model is to come anyway."""
-    return download.blob.size if now >= model.background_at else _piece_end(download, run)
+def _reach(
+    model: LoadedModel, download: Download, run: Run, options: FetchOptions, now: float
+) -> tuple[int, int]:
+    """Up to where to fetch ahead of ``run``, and where to stop in any case.
+
+    Nobody may want what is behind the tensor it is in, unless all of the model is to come anyway.
+    A reader who has gone on from a tensor to the next probably wants them all; but where he
+    ends, what was fetched ahead was in vain.
+    """
+    size, window = download.blob.size, _window(run, options)
+    if now >= model.background_at or not download.pieces:
+        return min(run.head + window, size), size
+    tensor = _tensor_end(download, run)
+    if tensor is not None:
+        return min(run.head + window, tensor), tensor
+    return min(run.head + max(FIRST_WINDOW, window // 2), size), size
 
 
-def _piece_end(download: Download, run: Run) -> int:
-    """Where the tensor ends that ``run`` is in; the blob's end once it has gone on to a next.
+def _tensor_end(download: Download, run: Run) -> int | None:
+    """Where the tensor ends that ``run`` is in; None once it has gone on to a next.
 
     Where it begins and how far it has come is what the kernel made of it: it asks for whole
     pages, for pages around a fault, and for one window or two ahead of a reader.
     """
     at = bisect_left(download.pieces, run.head - KERNEL_AHEAD)
     if at == len(download.pieces):
-        return download.blob.size
+        return None
     if at > 0 and run.start + KERNEL_AHEAD < download.pieces[at - 1]:
-        return download.blob.size
+        return None
     return download.pieces[at]
 
 
