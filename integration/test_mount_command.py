@@ -96,6 +96,23 @@ def test_a_model_is_mounted_in_the_background_and_unmounted(mounter: Mounter) ->
     assert not mounter.is_mounted()
 
 
+def test_files_are_left_out_by_pattern_and_by_category(mounter: Mounter) -> None:
+    left_out = ("--exclude", "*.safetensors", "--exclude-category", "doc")
+    said = mounter.modelpack("mount", *left_out, mounter.reference, str(mounter.point), "-d")
+    assert " left out)" in said.stdout
+    assert {line.split(": ")[-1] for line in mounter.differences().splitlines()} == {
+        "README.md",
+        *(path.name for path in mounter.source.glob("*.safetensors")),
+    }
+    mounter.modelpack("umount", str(mounter.point))
+    wrong = mounter.modelpack(
+        "mount", "--exclude", "*", mounter.reference, str(mounter.point), "-d", check=False
+    )
+    assert wrong.returncode == 1
+    assert "every file of model" in wrong.stderr
+    assert not mounter.is_mounted()
+
+
 def test_the_process_behind_a_mount_ends_with_it(mounter: Mounter) -> None:
     mounter.modelpack("mount", mounter.reference, str(mounter.point), "-d")
     assert len(mounter.servers()) == 1

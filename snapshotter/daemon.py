@@ -25,7 +25,7 @@ from snapshotter.cache.evictor import Evictor
 from snapshotter.cache.pins import Pins
 from snapshotter.cache.store import BlobStore
 from snapshotter.config import DEFAULT_PATH, Config, load_config
-from snapshotter.environment import check_environment, concerns, raise_file_limit
+from snapshotter.environment import check_environment, collect_rarely, concerns, raise_file_limit
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.garbage import Garbage, NodeUsers
@@ -89,6 +89,7 @@ def running(config: Config) -> Iterator[None]:
     a keeper holds them, for the next daemon; else they end."""
     check_environment(config)
     raise_file_limit()
+    collect_rarely()
     for address in (config.grpc_address, config.api_address, config.cri_address):
         if address is not None:
             prepare_socket(address)  # before anything of a daemon that runs is touched

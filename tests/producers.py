@@ -268,10 +268,13 @@ _TAR_NS = TAR_MTIME * 10**9
 
 def docker_cncf(*, old: bool) -> Pushed:
     weights = "weight.v1.gguf" if old else "weight.v1.raw"
-    config = model_config([] if old else [digest(WEIGHTS), digest(CONFIG), digest(README)])
+    shard = "weight.v1.safetensors" if old else "weight.v1.raw"
+    files = (WEIGHTS, SHARD, CONFIG, README)
+    config = model_config([] if old else [digest(data) for data in files])
     return (
         Artifact(config, artifact_type=None if old else MODEL)
         .add(f"{CNCF}{weights}", WEIGHTS, {FILEPATH: "model.gguf", UNTESTED: "true"})
+        .add(f"{CNCF}{shard}", SHARD, {FILEPATH: "model.safetensors"})
         .add(f"{CNCF}weight.config.v1.raw", CONFIG, {FILEPATH: "config.json"})
         .add(f"{CNCF}doc.v1.raw", README, {FILEPATH: "LICENSE"})
         .pushed()
@@ -280,6 +283,7 @@ def docker_cncf(*, old: bool) -> Pushed:
 
 _DOCKER_CNCF = {
     "model.gguf": Shown(WEIGHTS),
+    "model.safetensors": Shown(SHARD),
     "config.json": Shown(CONFIG),
     "LICENSE": Shown(README),
 }
@@ -311,6 +315,16 @@ def docker_files() -> Pushed:
     )
     for (kind, path), data in zip(names, layers, strict=True):
         artifact.add(f"{_DOCKER}{kind}", data, {FILEPATH: path})
+    return artifact.pushed()
+
+
+def docker_vllm() -> Pushed:
+    """v0.1 with shards and an archive of what vLLM needs beside them, without a name."""
+    packed = tar({"config.json": CONFIG, "tokenizer.json": b"{}"})
+    layers = [WEIGHTS, SHARD, packed]
+    artifact = Artifact(*docker_config("0.1", layers), artifact_type=None)
+    for kind, data in zip(("safetensors", "safetensors", "vllm.config.tar"), layers, strict=True):
+        artifact.add(f"{_DOCKER}{kind}", data, None)
     return artifact.pushed()
 
 
@@ -367,6 +381,20 @@ def kitops(encoding: str, *, native: bool) -> Pushed:
             else f"{CNCF}{category}.v1.{encoding}"
         )
         artifact.add(media_type, encoded(content, encoding), None if native else {FILEPATH: path})
+    return artifact.pushed()
+
+
+def kitops_raw() -> Pushed:
+    """Entries that are single files, as they are; parts are further shards."""
+    files = (
+        ("weight", "model-1.safetensors", WEIGHTS),
+        ("weight.config", "model-2.safetensors", SHARD),
+        ("doc", "README.md", README),
+        ("code", "src/run.py", b"print(1)\n"),
+    )
+    artifact = Artifact(model_config([digest(data) for _, _, data in files]))
+    for category, path, data in files:
+        artifact.add(f"{CNCF}{category}.v1.raw", data, {FILEPATH: path})
     return artifact.pushed()
 
 
@@ -549,6 +577,15 @@ PRODUCERS = (
         },
     ),
     Producer(
+        "docker-vllm", docker_vllm,
+        {
+            "model-00001-of-00002.safetensors": Shown(WEIGHTS),
+            "model-00002-of-00002.safetensors": Shown(SHARD),
+            "config.json": Shown(CONFIG, _TAR_NS),
+            "tokenizer.json": Shown(b"{}", _TAR_NS),
+        },
+    ),
+    Producer(
         "docker-unnamed", docker_unnamed,
         {"model.gguf": Shown(WEIGHTS), "model.mmproj": Shown(SHARD), "LICENSE": Shown(README)},
     ),
@@ -568,6 +605,15 @@ PRODUCERS = (
         )
         for encoding in _ENCODINGS[1:]
         for native in (False, True)
+    ),
+    Producer(
+        "kitops-raw", kitops_raw,
+        {
+            "model-1.safetensors": Shown(WEIGHTS),
+            "model-2.safetensors": Shown(SHARD),
+            "README.md": Shown(README),
+            "src/run.py": Shown(b"print(1)\n"),
+        },
     ),
     Producer("aikit", lambda: aikit().pushed(), _aikit_shows("amd64")),
     Producer("aikit-index", lambda: aikit_index("s390x"), _aikit_shows("s390x")),

@@ -57,6 +57,26 @@ def test_limits_of_a_host_are_read() -> None:
     assert config.registry.limits["r.example:5000"].bytes_per_second == 10 << 20
 
 
+def test_what_is_left_out_of_models_is_read_and_what_makes_no_sense_is_named() -> None:
+    tables = {
+        "exclude": ["*.bin"],
+        "exclude_categories": ["doc"],
+        "models": {"r.example/llama": {"exclude": ["!a.bin"]}},
+    }
+    mounts = parse_config({"mounts": tables}, "test").mounts
+    assert mounts.models["r.example/llama"].exclude == ("!a.bin",)
+    for wrong, named in (
+        ({"exclude": ["["]}, r"exclude: pattern '\[' cannot be used"),
+        ({"exclude": ["*"] * 17}, "exclude has 17 patterns: at most 16"),
+        ({"exclude_categories": ["docs"]}, "Invalid enum value 'docs'"),
+        ({"models": {"http://r.example": {}}}, "is no place such as registry.example.com/models"),
+        ({"models": {"r.example": {"exclude": ["a//b"]}}}, "exclude: pattern 'a//b' cannot"),
+        ({"models": {"r.example": {"excluded": []}}}, "did you mean 'exclude'"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            parse_config({"mounts": wrong}, "test")
+
+
 def test_a_value_of_the_wrong_type_is_named_with_its_key() -> None:
     with pytest.raises(ConfigError, match=r"Expected `int`, got `str`.*mounts\.uid"):
         parse_config({"mounts": {"uid": "root"}}, "test")

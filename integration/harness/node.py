@@ -26,7 +26,7 @@ from snapshotter.bench.children.talk import answer_all
 from snapshotter.cache.documents import Documents
 from snapshotter.cache.store import BlobStore
 from snapshotter.config import Config, parse_config
-from snapshotter.environment import raise_file_limit
+from snapshotter.environment import collect_rarely, raise_file_limit
 from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.logs import configure_logs
 from snapshotter.mounts.loader import Loader
@@ -166,6 +166,7 @@ def main() -> None:
     config = parse_config(json.loads(sys.argv[1]), "configuration of the node")
     configure_logs(config.log)
     raise_file_limit()
+    collect_rarely()
     with ExitStack() as stack:
         _run(config, stack)
 

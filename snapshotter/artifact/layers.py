@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from snapshotter.artifact.categories import category_of
+from snapshotter.artifact.choice import EVERYTHING
 from snapshotter.artifact.descriptor import Descriptor
 from snapshotter.artifact.digest import Digest
 from snapshotter.artifact.errors import ArtifactError, NotAModel
@@ -19,8 +21,11 @@ from snapshotter.artifact.mediatypes import (
 )
 from snapshotter.artifact.metadata import file_metadata, file_name
 from snapshotter.artifact.names import basename
+from snapshotter.artifact.selection import Selection
 from snapshotter.artifact.unnamed import names_by_type
 
+_NO_WEIGHTS = (Category.DOC, Category.CODE, Category.DATASET)
+"""What producers call layers that have no weights in them; with others they are less exact."""
 _CNAI_CATEGORIES = {
     "org.cnai.model.model": Category.WEIGHT,
     "org.cnai.model.config": Category.WEIGHT_CONFIG,
@@ -75,7 +80,26 @@ def layers(manifest: Manifest, warnings: list[str]) -> Iterator[Layer]:
         yield Layer(number, descriptor, kind, name, where)
 
 
-def archives(manifest: Manifest) -> tuple[Archive, ...]:
+def left_out(layer: Layer, selection: Selection) -> bool:
+    """Whether nothing of ``layer`` is wanted, as far as the manifest tells.
+
+    Of an archive only its category does: it is left out unread where that is one in which
+    producers put no weights, unless a pattern with ``!`` might take a file of it back.
+    """
+    said = layer.type.category
+    if layer.type.encoding is Encoding.RAW:
+        if layer.name is None:
+            return False
+        size = layer.descriptor.size
+        return not selection.selects(layer.name, category_of(layer.name, size, said))
+    if said not in _NO_WEIGHTS or any(text.startswith("!") for text in selection.exclude):
+        return False
+    return said in selection.exclude_categories or bool(
+        selection.categories and said not in selection.categories
+    )
+
+
+def archives(manifest: Manifest, selection: Selection = EVERYTHING) -> tuple[Archive, ...]:
     """The layers whose index :func:`.layout.layout` needs, each digest once.
 
     Raises :class:`ArtifactError` for whatever the manifest alone tells cannot be
@@ -84,7 +108,7 @@ def archives(manifest: Manifest) -> tuple[Archive, ...]:
     found: dict[Digest, Archive] = {}
     for layer in layers(manifest, []):
         encoding = layer.type.encoding
-        if encoding is Encoding.RAW:
+        if encoding is Encoding.RAW or left_out(layer, selection):
             continue
         digest = layer.descriptor.digest
         known = found.get(digest)

@@ -10,16 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from snapshotter.artifact.categories import category_of
+from snapshotter.artifact.choice import EVERYTHING, describe_choice
 from snapshotter.artifact.descriptor import Descriptor
 from snapshotter.artifact.digest import Digest
 from snapshotter.artifact.errors import ArtifactError
-from snapshotter.artifact.layers import Layer, layers
+from snapshotter.artifact.layers import Layer, layers, left_out
 from snapshotter.artifact.manifest import Manifest
 from snapshotter.artifact.mediatypes import Category, Encoding
 from snapshotter.artifact.merge import Merged
 from snapshotter.artifact.metadata import file_metadata
 from snapshotter.artifact.names import basename, check_path, check_target, strip_parents
 from snapshotter.artifact.rules import STRICT, Rules
+from snapshotter.artifact.selection import Selection
 from snapshotter.artifact.tar import TarEntry, TarIndex
 
 
@@ -56,6 +59,13 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file or a link of an archive that is not wanted."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     files: tuple[File, ...]
     """Sorted by path; at least one."""
@@ -66,6 +76,10 @@ class Layout:
     warnings: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
     """Sorted by path."""
+    left_out: int = 0
+    """Files, links and whole archives that are not shown because they were not chosen."""
+    partly: frozenset[Digest] = frozenset()
+    """Of :attr:`blobs` those that also have files which were left out."""
 
     @property
     def size(self) -> int:
@@ -74,42 +88,71 @@ class Layout:
 
 
 def layout(
-    manifest: Manifest, tar_indexes: Mapping[Digest, TarIndex], rules: Rules = STRICT
+    manifest: Manifest,
+    tar_indexes: Mapping[Digest, TarIndex],
+    rules: Rules = STRICT,
+    selection: Selection = EVERYTHING,
 ) -> Layout:
-    """The files of the model ``manifest`` describes.
+    """The files of the model ``manifest`` describes, as far as they are chosen.
 
-    ``tar_indexes`` has an index for each of :func:`.layers.archives`. Raises
-    :class:`NotAModel`, or :class:`ArtifactError` naming the layer.
+    ``tar_indexes`` has an index for each of :func:`.layers.archives`. What is left out is not
+    looked at any further, so it conflicts with nothing. Raises :class:`NotAModel`, or
+    :class:`ArtifactError` naming the layer; also when nothing is left.
     """
     warnings: list[str] = []
     tree = Merged()
     blobs: dict[Digest, Descriptor] = {}
+    partly: set[Digest] = set()
     for layer in layers(manifest, warnings):
+        before, shown = tree.left_out, False
+        if selection and left_out(layer, selection):
+            tree.leave_out(layer.name or "")
+            continue
         if layer.type.encoding is Encoding.RAW:
             tree.add_file(_raw_file(layer, rules, warnings), layer.where)
         else:
             index = tar_indexes.get(layer.descriptor.digest)
             if index is None:
                 raise ArtifactError(f"{layer.where}: the headers of this tar were not read")
-            for found in _tar_nodes(layer, index, rules):
+            for found in _tar_nodes(layer, index, rules, selection):
                 if isinstance(found, File):
                     tree.add_file(found, layer.where)
+                    shown = True
                 elif isinstance(found, Link):
                     tree.add_link(found, layer.where)
+                elif isinstance(found, LeftOut):
+                    tree.leave_out(found.path)
                 else:
                     tree.add_directory(found, layer.where)
-        blobs.setdefault(layer.descriptor.digest, layer.descriptor)
+        digest = layer.descriptor.digest
+        if tree.left_out > before:
+            partly.add(digest)
+            if not shown:
+                continue
+        blobs.setdefault(digest, layer.descriptor)
     if not tree.files:
-        raise ArtifactError(
-            f"model {manifest.digest} has no file in its {len(manifest.layers)} layers: "
-            "nothing to mount; build and push it again"
-        )
+        raise ArtifactError(_nothing(manifest, tree.left_out, selection))
     return Layout(
         files=tuple(sorted(tree.files.values(), key=lambda file: file.path)),
-        directories=tuple(sorted(tree.directories)),
+        directories=tuple(tree.shown_directories()),
         blobs=tuple(blobs.values()),
         warnings=tuple(warnings),
         links=tuple(sorted(tree.links.values(), key=lambda link: link.path)),
+        left_out=tree.left_out,
+        partly=frozenset(partly & blobs.keys()),
+    )
+
+
+def _nothing(manifest: Manifest, left_out: int, selection: Selection) -> str:
+    if left_out:
+        return (
+            f"every file of model {manifest.digest} is left out ({describe_choice(selection)}): "
+            "nothing to mount; leave out less: --exclude of modelpack pull and mount, exclude in "
+            "[mounts]"
+        )
+    return (
+        f"model {manifest.digest} has no file in its {len(manifest.layers)} layers: "
+        "nothing to mount; build and push it again"
     )
 
 
@@ -143,8 +186,10 @@ def _raw_file(layer: Layer, rules: Rules, warnings: list[str]) -> File:
     )
 
 
-def _tar_nodes(layer: Layer, index: TarIndex, rules: Rules) -> Iterator[File | Link | str]:
-    """Files, links, and directories as their paths."""
+def _tar_nodes(
+    layer: Layer, index: TarIndex, rules: Rules, selection: Selection
+) -> Iterator[File | Link | LeftOut | str]:
+    """Files, links, what is left out, and directories as their paths."""
     annotated = _annotated_path(layer, rules)
     others = [entry for entry in index.entries if not entry.is_directory]
     directories = [
@@ -161,18 +206,29 @@ def _tar_nodes(layer: Layer, index: TarIndex, rules: Rules) -> Iterator[File | L
         and annotated not in directories
     )
     if not renamed:
-        yield from directories
+        for directory in directories:
+            # As if there were a file in it.
+            if selection.selects(f"{directory}/.", layer.type.category):
+                yield directory
     earlier: dict[str, File] = {}
     for entry in others:
-        _check_link(entry, layer, rules)
         path = _checked(entry.path, layer, rules)
+        path = annotated if renamed and annotated else path
+        category = category_of(path, entry.size, layer.type.category)
+        wanted = selection.selects(path, category)
+        if not wanted:
+            yield LeftOut(path)
+            if not entry.is_regular:
+                continue
+        _check_link(entry, layer, rules)
         if entry.symlink:
             target = check_target(path, entry.symlink, layer.where)
             yield Link(path, target, entry.mtime_ns, layer.descriptor.digest, layer.number)
             continue
-        file = _tar_file(layer, entry, annotated if renamed and annotated else path, earlier)
+        file = _tar_file(layer, entry, path, earlier)
         earlier[entry.path] = file
-        yield file
+        if wanted:
+            yield file
 
 
 def _tar_file(layer: Layer, entry: TarEntry, path: str, earlier: Mapping[str, File]) -> File:

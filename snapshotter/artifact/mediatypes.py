@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -168,6 +169,7 @@ OLLAMA_WEIGHTS = frozenset(
 _ARCHIVE_SUFFIX = re.compile(r"(?:[./+-](?:tar|t?gz|gzip|zstd?|xz|bz2|bzip2|lz4|zip|7z|br))+$")
 
 
+@lru_cache(maxsize=256)
 def parse_layer_type(media_type: str) -> LayerType | None:
     """What ``media_type`` says of a model's layer; None when it is not one we know."""
     if match := _MODEL.fullmatch(media_type):

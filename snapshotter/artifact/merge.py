@@ -26,6 +26,10 @@ class Merged:
     directories: dict[str, str] = field(default_factory=dict)
     """Path to the layer that needs it."""
     path_bytes: int = 0
+    emptied: set[str] = field(default_factory=set)
+    """Directories that something was left out of; they show only if something else is in them."""
+    left_out: int = 0
+    """Files and links that are not shown."""
 
     def add_file(self, file: File, where: str) -> None:
         known = self.files.get(file.path)
@@ -70,6 +74,22 @@ class Merged:
             self._count(path, where)
             self.directories[path] = where
             path = path.rpartition("/")[0]
+
+    def leave_out(self, path: str) -> None:
+        """``path`` is a file or a link that is not wanted."""
+        self.left_out += 1
+        for parent in parents(path):
+            if parent in self.emptied:
+                break
+            self.emptied.add(parent)
+
+    def shown_directories(self) -> list[str]:
+        """Sorted, without those of which everything was left out."""
+        if not self.emptied:
+            return sorted(self.directories)
+        shown = {path for path in self.directories if path not in self.emptied}
+        inside = (*self.files, *self.links, *shown)
+        return sorted(shown.union(*(parents(path) for path in inside)))
 
     def _add_parents(self, path: str, where: str) -> None:
         for parent in parents(path):

@@ -6,7 +6,7 @@ different models.
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Iterator
 
 from snapshotter.artifact.errors import ArtifactError
@@ -15,6 +15,8 @@ PATH_LIMIT = 4096
 COMPONENT_LIMIT = 255
 """Bytes: PATH_MAX and NAME_MAX of Linux."""
 DEPTH_LIMIT = 64
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Unicode's category Cc."""
 
 
 def check_path(path: str, where: str) -> str:
@@ -84,7 +86,7 @@ def _fault(path: str) -> str | None:
         return "it is absolute"
     if "\\" in path:
         return "it has a backslash"
-    if any(unicodedata.category(character) == "Cc" for character in path):
+    if _CONTROL.search(path):
         return "it has a control character"
     components = path.split("/")
     if len(components) > DEPTH_LIMIT:
@@ -92,7 +94,7 @@ def _fault(path: str) -> str | None:
     for component in components:
         if component in ("", ".", ".."):
             return f"it has a component {component!r}"
-        if len(component.encode()) > COMPONENT_LIMIT:
+        if length > COMPONENT_LIMIT and len(component.encode()) > COMPONENT_LIMIT:
             return f"a component is longer than {COMPONENT_LIMIT} bytes"
     return None
 

@@ -73,8 +73,6 @@ class Blob:
         self.used_at = 0.0
         """When bytes of it were last read or written through us, seconds since the epoch."""
         self._files = BlobFiles(directory, digest, size)
-        self.path = self._files.data
-        """The data file; sparse, and right only where `has` says so."""
         self._on_change = on_change
         self._room = room or Boundless()
         self._lock = threading.Lock()
@@ -96,6 +94,11 @@ class Blob:
         self._losses = 0  # a write that began before a loss does not count as there after it
         self._vouched = RangeSet()  # of what is there, what is known to be right
 
+    @property
+    def path(self) -> Path:
+        """The data file; sparse, and right only where `has` says so. Made at the first write."""
+        return self._files.data
+
     # What is there
 
     @property
@@ -114,6 +117,11 @@ class Blob:
         return self._present.total == self.size and not self._bad
 
     @property
+    def bad(self) -> bool:
+        """Whether it is :attr:`BlobState.BAD`, without waiting for who is finding out."""
+        return self._bad
+
+    @property
     def present(self) -> RangeSet:
         """A copy of the ranges that are there."""
         with self._lock:
@@ -127,7 +135,10 @@ class Blob:
     @property
     def allocated_bytes(self) -> int:
         """What the data file takes of the disk."""
-        return os.fstat(self._files.fd).st_blocks * 512
+        try:
+            return self.path.stat().st_blocks * 512
+        except OSError:
+            return 0
 
     def has(self, start: int, end: int) -> bool:
         """Whether all of ``[start, end)`` is there."""
@@ -199,11 +210,15 @@ class Blob:
 
     def passed(self, start: int, end: int) -> None:
         """Whoever wanted ``[start, end)`` has it: memory need not keep what the disk has."""
-        os.posix_fadvise(self._files.fd, start, end - start, os.POSIX_FADV_DONTNEED)
+        if self._files.opened:
+            os.posix_fadvise(self._files.fd, start, end - start, os.POSIX_FADV_DONTNEED)
 
     def fileno(self) -> int:
-        """The open data file."""
-        return self._files.fd
+        """The open data file. Raises :class:`CacheError` when it cannot be opened."""
+        try:
+            return self._files.fd
+        except OSError as error:
+            raise Unreadable(f"cannot open {self.path} of the cache: {error.strerror}") from error
 
     # Durability
 

@@ -32,3 +32,16 @@ def sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def make_directory(path: Path) -> None:
+    """Make ``path`` and what is missing above it, all of mode 0700: OSError."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    except FileNotFoundError:
+        # Path.mkdir(parents=True) would make the parents with the default mode.
+        make_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)

@@ -78,8 +78,8 @@ class BlobStore:
     def open(self, digest: Digest, size: int) -> Blob:
         """The blob, with what the cache has of it: one object for everybody who asks.
 
-        It needs no closing: let go of it. Raises :class:`CacheError` when its files
-        cannot be used or it is known to have another size.
+        It needs no closing: let go of it. Raises :class:`CacheError` when it is known to have
+        another size, or what the cache has of it cannot be read.
         """
         with self._lock:
             if self._locked is None:
@@ -87,7 +87,6 @@ class BlobStore:
             blob = self._blobs.get(digest)
             if blob is None:
                 directory = self.directory(digest)
-                _make_directory(directory)
                 blob = Blob(directory, digest, size, self._changed, self.space)
                 self._blobs[digest] = blob
         if blob.size != size:
@@ -107,7 +106,7 @@ class BlobStore:
 
     def directory(self, digest: Digest, kind: Kind = Kind.BLOB) -> Path:
         """Where the files of a blob are, if there are any."""
-        return self.root / _FOLDERS[kind] / algorithm(digest) / encoded(digest)
+        return Path(f"{self.root}/{_FOLDERS[kind]}/{algorithm(digest)}/{encoded(digest)}")
 
     def blobs(self) -> list[Blob]:
         """The blobs in use."""
@@ -257,11 +256,8 @@ def _lock(root: Path) -> int:
 
 
 def _make_directory(path: Path) -> None:
-    # Path.mkdir(parents=True) would make the parents with the default mode.
     try:
-        for directory in (*reversed(path.parents), path):
-            if not directory.is_dir():
-                directory.mkdir(mode=0o700, exist_ok=True)
+        durable.make_directory(path)
     except OSError as error:
         raise _unusable(path, error) from None
 

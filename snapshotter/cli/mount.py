@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ import click
 from fuse.mount import MountError as FuseMountError
 from fuse.mount import fuse_mounts, unmount
 from snapshotter.artifact.digest import encoded
+from snapshotter.artifact.selection import Selection
 from snapshotter.cache.blob import Blob
 from snapshotter.cache.chunk_lists import OwnLists
 from snapshotter.cache.documents import Documents
@@ -23,9 +25,10 @@ from snapshotter.cache.errors import CacheInUse
 from snapshotter.cache.evictor import Evictor, Nobody
 from snapshotter.cache.options import CacheOptions
 from snapshotter.cache.store import BlobStore
+from snapshotter.cli.choosing import exclude_options, left_out
 from snapshotter.cli.options import Settings, plain_http_option
 from snapshotter.config import Config
-from snapshotter.environment import raise_file_limit
+from snapshotter.environment import collect_rarely, raise_file_limit
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.home import user_directory
@@ -58,6 +61,7 @@ _PATIENCE = 3.0
     type=click.Path(dir_okay=False, path_type=Path),
     help="With -d: where to write what goes wrong later.  [default: nowhere]",
 )
+@exclude_options
 @plain_http_option
 @click.pass_obj
 def mount(
@@ -67,6 +71,8 @@ def mount(
     detach: bool,
     cache: Path | None,
     log_file: Path | None,
+    exclude: tuple[str, ...],
+    exclude_categories: tuple[str, ...],
     plain_http: bool,
 ) -> None:
     """Show the files of the model REFERENCE at DIRECTORY and fetch their bytes as they are read.
@@ -79,13 +85,15 @@ def mount(
     Examples:
       modelpack mount registry.example.com/models/qwen3:8b /mnt/qwen3
       modelpack mount registry.example.com/models/qwen3:8b /mnt/qwen3 -d
+      modelpack mount --exclude '*.bin' registry.example.com/models/qwen3:8b /mnt/qwen3
     """
     parsed = Reference.parse(reference)
+    selection = left_out(exclude, exclude_categories)
     cache = cache or user_directory("XDG_CACHE_HOME", ".cache")
 
     def serve(ready: Callable[[str], None]) -> None:
         with settings.registry(parsed, plain_http=plain_http) as registry:
-            _serve(settings.config, registry, parsed, directory.absolute(), cache, ready)
+            _serve(settings.config, registry, parsed, selection, directory.absolute(), cache, ready)
 
     if detach:
         click.echo(_in_background(serve, log_file))
@@ -131,11 +139,13 @@ def _serve(
     config: Config,
     registry: Registry,
     reference: Reference,
+    selection: Selection,
     directory: Path,
     cache: Path,
     ready: Callable[[str], None],
 ) -> None:
     raise_file_limit()
+    collect_rarely()
     with ExitStack() as stack:
         ref, manifest = resolve_model(reference, registry)
         # A directory for each model: two mounts at once must not share one store.
@@ -178,7 +188,8 @@ def _serve(
             unpacker=unpacker,
             rules=config.mounts.rules,
         )
-        model = loader.load(ref)
+        ref = replace(ref, selection=selection)
+        model = loader.load(ref, config.mounts.chosen(ref))
         stack.callback(loader.unload, model)
         stay = _Stay()
         for number in _signals():  # before there is a mount that could be left behind
@@ -195,10 +206,10 @@ def _serve(
         stack.callback(stay.take_away)
         stay.serving = serving
         served.append(serving)
-        files = model.layout.files
+        shown, less = model.layout, model.layout.left_out
         ready(
-            f"{reference}: {len(files)} files, {format_size(sum(f.size for f in files))} "
-            f"at {directory}"
+            f"{reference}: {len(shown.files)} files, {format_size(shown.size)} at {directory}"
+            f"{f' ({less} left out)' if less else ''}"
         )
         stay.over.wait()
 

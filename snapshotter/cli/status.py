@@ -73,7 +73,7 @@ def _show(answer: dict[str, Any], console: Console) -> None:
         share = model["present_bytes"] / model["size_bytes"] if model["size_bytes"] else 1
         table.add_row(
             model["reference"],
-            str(model["files"]),
+            f"{model['files']}{' (more left out)' if model.get('left_out') else ''}",
             format_size(model["size_bytes"]),
             f"{format_size(model['present_bytes'])} ({share:.0%})",
             model["state"],

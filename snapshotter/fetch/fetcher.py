@@ -20,6 +20,7 @@ import structlog
 from snapshotter.cache.blob import Blob, BlobState
 from snapshotter.cache.errors import CacheError, Unreadable
 from snapshotter.cache.quarantine import Quarantine
+from snapshotter.cache.ranges import RangeSet
 from snapshotter.cache.space import Space
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.gate import Gate
@@ -110,13 +111,14 @@ class Fetcher:
         self,
         blobs: Sequence[tuple[Blob, BlobOrigin]],
         chunks: Mapping[Digest, ChunkDigests] | None = None,
+        unwanted: Mapping[Digest, RangeSet] | None = None,
     ) -> LoadedModel:
         """Let ``blobs`` be read; their order is the order of background completion.
 
         A blob that occurs again, here or in another model, is fetched once. Of a blob in
         ``chunks``, whose digests are trusted, each chunk is hashed before it is read, also
-        for other models that have it already. Raises
-        :class:`FetchError` when the fetcher is closed.
+        for other models that have it already. What is ``unwanted`` of a blob is not fetched but
+        for who reads it. Raises :class:`FetchError` when the fetcher is closed.
         """
         origins: dict[Download, BlobOrigin] = {}
         with self._lock:
@@ -131,7 +133,8 @@ class Fetcher:
                 if download.gate is None or (known and isinstance(download.gate, StrictGate)):
                     download.gate = gate_of(blob, known, self._verify, self)
                 origins.setdefault(download, origin)
-            model = LoadedModel(origins)
+            parts = {d: r for d in origins if (r := (unwanted or {}).get(d.blob.digest))}
+            model = LoadedModel(origins, parts)
             self._state.add_model(model)
         for download in origins:
             if download.blob.state is BlobState.COMPLETE:

@@ -84,7 +84,7 @@ def _demanded(
         end = _round_up(read.end + read.run.credit, grain)
     end = min(end, download.blob.size)
     # Nothing that is there or on its way already; but always the first byte that lacks.
-    while (free := download.unclaimed(start, end, read.received)) is not None:
+    while (free := read.model.free(download, start, end, read.received)) is not None:
         if free[0] <= gap[0] < free[1]:
             return Range(read.model, download, *free, streaming)
         start = free[1]
@@ -116,12 +116,12 @@ def _readahead(state: State, now: float) -> Range | None:
         if not state.room(model, download):
             continue
         soon, last = _reach(model, download, run, state.options, now)
-        gap = download.unclaimed(run.head, soon)
+        gap = model.free(download, run.head, soon)
         if gap is None or (nearest is not None and gap[0] - run.head >= nearest[0]):
             continue
         # A whole step, though the window ends in it: a reader that everybody waits for would
         # have every megabyte it moves on fetched by a request of its own.
-        start, stop = _piece(download, gap[0], _step(run, state.options))
+        start, stop = _piece(model, download, gap[0], _step(run, state.options))
         piece = start, min(stop, last)
         nearest = gap[0] - run.head, Range(model, download, *piece, streaming=True)
     return nearest[1] if nearest else None
@@ -141,9 +141,9 @@ def _background(state: State, now: float) -> Range | None:
                 continue
             size = download.blob.size
             begin = min(model.focus_offset, size) if download is model.focus else 0
-            gap = download.unclaimed(begin, size) or download.unclaimed(0, begin)
+            gap = model.free(download, begin, size) or model.free(download, 0, begin)
             if gap is not None:
-                piece = _piece(download, gap[0], state.options.range_size)
+                piece = _piece(model, download, gap[0], state.options.range_size)
                 return Range(model, download, *piece, streaming=True, background=True)
     return None
 
@@ -162,7 +162,7 @@ def _makes_way(state: State, model: LoadedModel, now: float) -> bool:
         if owner is model and now < run.last + LULL and not download.blob.complete
     ]
     return bool(runs) and not any(
-        download.unclaimed(run.head, min(run.head + _window(run, state.options), size))
+        model.free(download, run.head, min(run.head + _window(run, state.options), size))
         for run, download in runs
         for size in [download.blob.size]
     )
@@ -226,10 +226,10 @@ def _step(run: Run, options: FetchOptions) -> int:
     return min(step, options.range_size)
 
 
-def _piece(download: Download, start: int, step: int) -> tuple[int, int]:
+def _piece(model: LoadedModel, download: Download, start: int, step: int) -> tuple[int, int]:
     """What is free from ``start`` to the next multiple of ``step``."""
     end = min(_round_up(start + 1, step), download.blob.size)
-    return download.unclaimed(start, end) or (start, end)
+    return model.free(download, start, end) or (start, end)
 
 
 def _round_up(value: int, step: int) -> int:

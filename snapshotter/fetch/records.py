@@ -130,6 +130,8 @@ class LoadedModel:
 
     origins: Mapping[Download, BlobOrigin]
     """Its blobs, in the order of background completion."""
+    unwanted: Mapping[Download, RangeSet] = field(default_factory=dict)
+    """Parts of blobs that nobody will read through this model: not fetched ahead of reads."""
     background_at: float = math.inf
     focus: Download | None = None
     """The blob being read forward: completion begins there, and with it at ``focus_offset``."""
@@ -156,6 +158,14 @@ class LoadedModel:
         later = [download for download in self.remaining if self.places[download] >= first]
         return later + [download for download in self.remaining if self.places[download] < first]
 
+    def free(
+        self, download: Download, start: int, end: int, *more: RangeSet
+    ) -> tuple[int, int] | None:
+        """As :meth:`Download.unclaimed`, without what is not wanted."""
+        unwanted = self.unwanted.get(download)
+        covers = more if unwanted is None else (unwanted, *more)
+        return download.unclaimed(start, end, *covers)
+
     def name_of(self, blob: Blob) -> str:
         """Where this model has ``blob`` from, for messages."""
         return next(origin.name for d, origin in self.origins.items() if d.blob is blob)
@@ -167,16 +177,33 @@ class LoadedModel:
     @property
     def complete(self) -> bool:
         """Nothing of it needs a registry any more."""
-        return all(download.blob.complete for download in self.origins)
+        return all(
+            download.blob.complete
+            or (
+                (unwanted := self.unwanted.get(download)) is not None
+                and first_common_gap(0, download.blob.size, download.blob, unwanted) is None
+            )
+            for download in self.origins
+        )
 
     @property
     def total_bytes(self) -> int:
-        return sum(download.blob.size for download in self.origins)
+        """Bytes of its blobs that are wanted."""
+        return sum(self._wanted(download) for download in self.origins)
 
-    @property
-    def present_bytes(self) -> int:
-        """Bytes of its blobs that are in the cache, whoever fetched them."""
-        return sum(download.blob.present_bytes for download in self.origins)
+    def present_of(self, blob: Blob) -> int:
+        """Bytes of ``blob`` that are wanted and in the cache, whoever fetched them."""
+        for download, unwanted in self.unwanted.items():
+            if download.blob is blob:
+                missing = RangeSet(unwanted)
+                for start, end in blob.missing(0, blob.size):
+                    missing.add(start, end)
+                return blob.size - missing.total
+        return blob.present_bytes
+
+    def _wanted(self, download: Download) -> int:
+        unwanted = self.unwanted.get(download)
+        return download.blob.size - (unwanted.total if unwanted is not None else 0)
 
 
 @dataclass(frozen=True, slots=True)

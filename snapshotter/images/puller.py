@@ -9,15 +9,20 @@ the stub image ("stub", for every other client).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from snapshotter.artifact.choice import EVERYTHING, describe_choice
 from snapshotter.artifact.descriptor import Descriptor
 from snapshotter.artifact.digest import Digest
+from snapshotter.artifact.errors import ArtifactError
+from snapshotter.artifact.layers import layers, left_out
 from snapshotter.artifact.manifest import Manifest
 from snapshotter.artifact.marker import ModelRef
+from snapshotter.artifact.selection import Selection
 from snapshotter.images.containerd import Containerd, Image
 from snapshotter.images.direct import DOCKER_NAMESPACE
+from snapshotter.images.errors import ImageError
 from snapshotter.images.platform import host_platform
 from snapshotter.images.resolve import resolve_model
 from snapshotter.images.stub import stub_image
@@ -60,10 +65,23 @@ def pull(
     *,
     namespace: str = "default",
     form: Form = "auto",
+    selection: Selection = EVERYTHING,
 ) -> Pulled:
-    """Idempotent: what is there stays, what garbage collection removed comes back."""
+    """Idempotent: what is there stays, what garbage collection removed comes back.
+
+    With a ``selection`` only a stub can tell what is shown, so it is :class:`ImageError` where
+    the client needs the model's own manifest; :class:`ArtifactError` when nothing is left.
+    """
     model, manifest = resolve_model(reference, registry)
-    chosen = form if form != "auto" else _suited(reference, namespace, containerd)
+    model = replace(model, selection=selection)
+    size = _readable(manifest, selection)
+    chosen = form if form != "auto" else _suited(reference, namespace, containerd, selection)
+    if chosen == "direct" and selection:
+        raise ImageError(
+            f"{reference}: files can be left out of a stub image only, and this client asks for "
+            "the model's own manifest: pull it by tag or with --as stub, or set exclude in "
+            "[mounts] of the node's configuration"
+        )
     if chosen == "direct":
         contents = _model_contents(model, manifest, reference, registry)
     else:
@@ -79,15 +97,33 @@ def pull(
                 namespace, content.descriptor.digest, content.data, content.labels, lease=lease
             )
         containerd.put_image(namespace, Image(name, target, labels), lease=lease)
-    size = sum({layer.digest: layer.size for layer in manifest.layers}.values())
     return Pulled(name, model, chosen, target.digest, size)
 
 
+def _readable(manifest: Manifest, selection: Selection) -> int:
+    """Bytes of the layers that are not left out, as far as the manifest tells."""
+    if not selection:
+        return sum({layer.digest: layer.size for layer in manifest.layers}.values())
+    wanted = {
+        layer.descriptor.digest: layer.descriptor.size
+        for layer in layers(manifest, [])
+        if not left_out(layer, selection)
+    }
+    if not wanted:
+        raise ArtifactError(
+            f"every file of model {manifest.digest} is left out ({describe_choice(selection)}): "
+            "nothing would be shown; leave out less"
+        )
+    return sum(wanted.values())
+
+
 def _suited(
-    reference: Reference, namespace: str, containerd: Containerd
+    reference: Reference, namespace: str, containerd: Containerd, selection: Selection
 ) -> Literal["direct", "stub"]:
     if namespace == DOCKER_NAMESPACE:
         return "direct" if reference.digest else "stub"
+    if selection:
+        return "stub"
     if namespace == _CRI_NAMESPACE and containerd.version() >= DIRECT_SINCE:
         return "direct"
     return "stub"

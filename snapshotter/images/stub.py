@@ -9,8 +9,8 @@ OCI image-spec ``layer.md`` obliges every implementation to support, and which
 containerd since 1.6 and dockerd pass through their decompressor untouched): a
 gzip stream depends on the version of zlib that wrote it, these bytes on nothing.
 
-Pure and deterministic: the same model and platform give the same digests on
-every machine and in every release, whoever makes the stub.
+Pure and deterministic: the same model, choice of its files and platform give the same
+digests on every machine and in every release, whoever makes the stub.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import tarfile
 from dataclasses import dataclass
 from typing import Any
 
+from snapshotter.artifact.choice import encode_choice
 from snapshotter.artifact.descriptor import Descriptor, Platform
 from snapshotter.artifact.digest import digest_of
 from snapshotter.artifact.marker import MARKER_NAME, ModelRef, encode_marker
@@ -29,6 +30,8 @@ REF_ANNOTATION = "containerd.io/snapshot/modelpack.ref"
 """On the layer: containerd hands annotations of this prefix to the snapshotter as labels."""
 REF_LABEL = "modelpack.ref"
 """On manifest and image config, for people and tools: registry/repository@digest."""
+CHOICE_LABEL = "modelpack.choice"
+"""Beside it, where not all of the model's files are asked for: how they were chosen."""
 
 _CREATED = "1970-01-01T00:00:00Z"
 
@@ -66,6 +69,8 @@ def stub_image(ref: ModelRef, platform: Platform) -> StubImage:
             "Stands for a model. The snapshotter modelpack mounts the model's files in its place."
         ),
     }
+    if ref.selection:
+        labels[CHOICE_LABEL] = encode_choice(ref.selection)
     config_bytes = _json(
         {
             "created": _CREATED,

@@ -15,11 +15,13 @@ import msgspec
 
 from fuse.mountinfo import FuseMount
 from fuse.tree import Directory, File
+from snapshotter.artifact.choice import decode_choice, encode_choice
 from snapshotter.artifact.digest import parse_digest
 from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.mounts.errors import MountError
 from snapshotter.mounts.files import Nodes
+from snapshotter.mounts.identity import Identity
 from snapshotter.mounts.options import MountOptions
 from snapshotter.units import ByteSize
 
@@ -43,10 +45,20 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     max_read: int
     fingerprint: str
     """Of the tree: see :func:`fingerprint`."""
+    asked: str = ""
+    """The choice of files that was asked for, see :func:`.choice.encode_choice`."""
+    chosen: str = ""
+    """The one that is shown, whatever the node's settings are by now."""
 
     @property
     def ref(self) -> ModelRef:
-        return ModelRef(self.registry, self.repository, parse_digest(self.digest))
+        digest = parse_digest(self.digest)
+        return ModelRef(self.registry, self.repository, digest, decode_choice(self.asked))
+
+    @property
+    def identity(self) -> Identity:
+        ref = self.ref
+        return Identity(ref.digest, ref.selection, decode_choice(self.chosen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +112,8 @@ def encode_record(serving: Serving, options: MountOptions, of_tree: str) -> str:
         gid=options.gid,
         max_read=int(options.max_read),
         fingerprint=of_tree,
+        asked=encode_choice(ref.selection),
+        chosen=encode_choice(serving.model.chosen),
     )
     return msgspec.json.encode(record).decode()
 
@@ -108,7 +122,7 @@ def decode_record(raw: str) -> Record:
     """:class:`MountError` when it is none of ours."""
     try:
         record = msgspec.json.decode(raw, type=Record)
-        record.ref  # noqa: B018 - raises for what is no digest
+        record.identity  # noqa: B018 - raises for what is no digest, or no choice of files
     except (msgspec.DecodeError, UnicodeEncodeError, ArtifactError) as error:
         raise MountError(f"the keeper has a record that is none of a mount: {error}") from None
     if record.version != _VERSION:

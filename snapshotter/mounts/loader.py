@@ -17,6 +17,7 @@ from typing import Protocol
 
 import structlog
 
+from snapshotter.artifact.choice import EVERYTHING
 from snapshotter.artifact.chunks import ChunkDigests
 from snapshotter.artifact.config import diff_ids
 from snapshotter.artifact.descriptor import Descriptor
@@ -26,6 +27,7 @@ from snapshotter.artifact.layout import Layout, layout
 from snapshotter.artifact.manifest import MANIFEST_LIMIT, Manifest, is_model, parse
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.artifact.rules import STRICT, Rules
+from snapshotter.artifact.selection import Selection
 from snapshotter.artifact.tar import TarIndex, index_tar
 from snapshotter.cache.blob import Blob
 from snapshotter.cache.documents import DocumentError, Documents
@@ -33,6 +35,7 @@ from snapshotter.cache.indexes import TarIndexes
 from snapshotter.cache.store import BlobStore
 from snapshotter.fetch.fetcher import Fetcher, LoadedModel, ReadResult
 from snapshotter.mounts.errors import MountError
+from snapshotter.mounts.plans import unwanted
 from snapshotter.mounts.trust import Trust
 from snapshotter.registry.blobs import BlobOrigin
 from snapshotter.registry.reference import Reference
@@ -70,6 +73,8 @@ class Model:
     loaded: LoadedModel
     unpacked: Mapping[Digest, Unpacked] = field(default_factory=dict)
     """Compressed layers, by the digest of the compressed blob."""
+    chosen: Selection = EVERYTHING
+    """What :attr:`layout` was chosen by: what was asked for, and what the node leaves out."""
 
     @property
     def plain(self) -> Layout:
@@ -112,27 +117,34 @@ class Loader:
         self._rules = rules
         self._patience = patience
 
-    def load(self, ref: ModelRef) -> Model:
-        """Raises :class:`ModelpackError`; nothing stays behind then but what was cached."""
+    def load(self, ref: ModelRef, chosen: Selection | None = None) -> Model:
+        """The files of ``ref`` that are ``chosen``, by default those it asks for itself.
+
+        Raises :class:`ModelpackError`; nothing stays behind then but what was cached.
+        """
+        chosen = ref.selection if chosen is None else chosen
         manifest = self._manifest(ref)
         chunks = self._trust.chunks(ref, manifest) if self._trust is not None else {}
-        found = archives(manifest)
+        found = archives(manifest, chosen)
         unpacked = self._claim(ref, manifest, [one for one in found if one.encoding.compressed])
         try:
             plainly = [one for one in found if not one.encoding.compressed]
             indexes = self._indexes(ref, plainly, chunks)
             indexes |= self._unpacked_indexes(unpacked)
-            described = layout(manifest, indexes, self._rules)
+            described = layout(manifest, indexes, self._rules, chosen)
             for warning in described.warnings:
                 log.warning("model is unusual", model=str(ref), warning=warning)
+            self._let_go(unpacked, described)
             plain = [blob for blob in described.blobs if blob.digest not in unpacked]
             blobs = self._open(plain)
-            loaded = self._fetcher.add_model(self._origins(ref, plain, blobs), chunks)
+            loaded = self._fetcher.add_model(
+                self._origins(ref, plain, blobs), chunks, unwanted(described)
+            )
         except BaseException as error:
             # Out of time is no reason to stop: the next attempt goes on from there.
             self._release(unpacked, go_on=isinstance(error, UnpackError))
             raise
-        return Model(ref, manifest, described, blobs, loaded, unpacked)
+        return Model(ref, manifest, described, blobs, loaded, unpacked, chosen)
 
     def also_at(self, model: Model, ref: ModelRef) -> None:
         """``model`` was asked for by ``ref``, another place of the same manifest."""
@@ -206,6 +218,12 @@ class Loader:
             for digest, one in unpacked.items()
         }
 
+    def _let_go(self, unpacked: dict[Digest, Unpacked], described: Layout) -> None:
+        """Of layers of which every file was left out, once their names were known."""
+        needed = {blob.digest for blob in described.blobs}
+        for digest in [digest for digest in unpacked if digest not in needed]:
+            self._unpacker.release(unpacked.pop(digest))
+
     def _release(self, unpacked: Mapping[Digest, Unpacked], *, go_on: bool = False) -> None:
         for one in unpacked.values():
             self._unpacker.release(one, go_on=go_on)
@@ -276,9 +294,8 @@ class Loader:
             answer.append(result if isinstance(result, Exception) else b"".join(result))
             answered.set()
 
-        self._fetcher.read(
-            loaded, blob, offset, size, stream=("index", blob.digest), deliver=deliver
-        )
+        # Of no stream: looking at headers is no reason to fetch what lies between them.
+        self._fetcher.read(loaded, blob, offset, size, stream=None, deliver=deliver)
         answered.wait()
         if isinstance(answer[0], Exception):
             raise answer[0]

@@ -14,6 +14,7 @@ from snapshotter.artifact.categories import is_weights
 from snapshotter.artifact.digest import Digest
 from snapshotter.artifact.layout import File, Layout
 from snapshotter.artifact.names import basename
+from snapshotter.cache.ranges import RangeSet
 from snapshotter.tensors.formats import indexer_of
 from snapshotter.tensors.index import FIRST_READ, TensorIndex
 from snapshotter.tensors.shards import INDEX_LIMIT, SUFFIX, ShardIndex
@@ -77,6 +78,21 @@ def plan_of(layout: Layout, *, file_limit: int, total_limit: int) -> Plan:
         indexes=tuple(file for file in first if _is_index(file) and file.size <= INDEX_LIMIT),
         headers=tuple(headers),
     )
+
+
+def unwanted(layout: Layout) -> dict[Digest, RangeSet]:
+    """Of the blobs that also have files which were left out, what need not be fetched.
+
+    What lies between files that are wanted is worth no request of its own when it is little.
+    """
+    found = {
+        blob.digest: RangeSet([(0, blob.size)])
+        for blob in layout.blobs
+        if blob.digest in layout.partly
+    }
+    for span in _joined([file for file in layout.files if file.digest in found], {}):
+        found[span.digest].remove(span.start, span.end)
+    return found
 
 
 def in_order(weights: Iterable[File], indexes: Mapping[str, ShardIndex]) -> list[File]:
@@ -148,6 +164,7 @@ def _head(file: File) -> Span:
 def _small_blobs(layout: Layout, limit: int) -> dict[Digest, int]:
     """Blobs that are fetched whole for any file in them, and their sizes."""
     shards = {file.digest for file in layout.files if is_weights(file.path, file.size)}
+    shards |= layout.partly
     blobs = (blob for blob in layout.blobs if blob.size <= limit)
     return {blob.digest: blob.size for blob in blobs if blob.digest not in shards}
 

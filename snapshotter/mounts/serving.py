@@ -20,6 +20,7 @@ from fuse.operations import Opened
 from fuse.reading import ReadRequest
 from fuse.session import Session
 from fuse.tree import RENEWED, File, Tree
+from snapshotter.artifact.choice import write_choice
 from snapshotter.artifact.digest import Digest
 from snapshotter.cache.blob import Blob, BlobState
 from snapshotter.fetch.errors import FetchError
@@ -259,7 +260,10 @@ class Serving:
         """For `modelpack status`; sizes in bytes, each blob counted once."""
         unpacked = self.model.unpacked.values()
         blobs = [
-            *((blob, blob.present_bytes, blob.state) for blob in self.model.blobs.values()),
+            *(
+                (blob, self.model.loaded.present_of(blob), blob.state)
+                for blob in self.model.blobs.values()
+            ),
             *(
                 (one.blob, one.blob.size if one.done else one.blob.present_bytes, one.state)
                 for one in unpacked
@@ -270,6 +274,8 @@ class Serving:
             "digest": self.model.ref.digest,
             "directory": str(self.directory),
             "files": len(self.model.layout.files),
+            "left_out": self.model.layout.left_out,
+            "chosen": write_choice(self.model.chosen),
             "size_bytes": self.model.loaded.total_bytes + sum(one.blob.size for one in unpacked),
             "present_bytes": sum(present for _, present, _ in blobs),
             "unpacked_bytes": sum(one.passed for one in unpacked),

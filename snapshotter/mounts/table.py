@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from fuse.mount import unmount
-from snapshotter.artifact.digest import Digest, encoded
+from snapshotter.artifact.digest import Digest
 from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.cache.blob import Blob, BlobState
@@ -23,6 +23,7 @@ from snapshotter.errors import ModelpackError
 from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.keeper.keeping import Keeping
 from snapshotter.mounts.errors import MountError
+from snapshotter.mounts.identity import Identity
 from snapshotter.mounts.inheritance import Inherited
 from snapshotter.mounts.leftovers import detach_leftovers, heirlooms, remove_empty
 from snapshotter.mounts.loader import Loader
@@ -55,7 +56,7 @@ class _Place:
 
 
 class Mounts:
-    """Mount points below ``root``, one a manifest digest. Thread-safe.
+    """Mount points below ``root``, one for each manifest digest and choice of files. Thread-safe.
 
     A model that is asked for in several registries is mounted once, and read from whichever
     of them gives its bytes.
@@ -78,7 +79,7 @@ class Mounts:
         self._options = options
         self._lock = threading.Lock()
         self._closed = False
-        self._places: dict[Digest, _Place] = {}
+        self._places: dict[Identity, _Place] = {}
         self._alive: dict[Serving, None] = {}  # a set that keeps its order
         self._closing = threading.Event()
         self._orphans: set[Path] = set()
@@ -114,7 +115,8 @@ class Mounts:
         :class:`ModelpackError` and leaves nothing mounted when the model cannot be served;
         those who waited for that attempt share its error rather than make one each.
         """
-        place = self._place(ref.digest)
+        identity = Identity(ref.digest, ref.selection, self._options.chosen(ref))
+        place = self._place(identity)
         place.unwanted = False
         attempts = place.attempts
         try:
@@ -124,7 +126,7 @@ class Mounts:
                         asked, failure = place.failure
                         if asked == ref:
                             raise failure.with_traceback(None)
-                    place.serving = self._attempt(place, ref)
+                    place.serving = self._attempt(place, ref, identity)
                 elif place.serving.model.ref != ref:
                     self._loader.also_at(place.serving.model, ref)
                 if lower:
@@ -136,11 +138,18 @@ class Mounts:
     def release(self, ref: ModelRef) -> None:
         """Nobody needs a new mount of it; whoever has it mounted keeps it.
 
-        Never waits: a mount under way is taken away by the one who makes it.
+        Also those of it that were made when other settings left out other files. Never waits:
+        a mount under way is taken away by the one who makes it.
         """
-        place = self._place(ref.digest)
-        place.unwanted = True
-        self._settle(place)
+        with self._lock:
+            places = [
+                place
+                for identity, place in self._places.items()
+                if (identity.digest, identity.asked) == (ref.digest, ref.selection)
+            ]
+        for place in places:
+            place.unwanted = True
+            self._settle(place)
 
     def mounted(self) -> list[Serving]:
         """All that are being served, detached ones too, oldest first."""
@@ -196,14 +205,14 @@ class Mounts:
                 log.warning("still in use, its readers get ENOTCONN", model=str(serving.model.ref))
             self._finish(serving)
 
-    def _place(self, digest: Digest) -> _Place:
+    def _place(self, identity: Identity) -> _Place:
         with self._lock:
-            return self._places.setdefault(digest, _Place())
+            return self._places.setdefault(identity, _Place())
 
-    def _attempt(self, place: _Place, ref: ModelRef) -> Serving:
+    def _attempt(self, place: _Place, ref: ModelRef, identity: Identity) -> Serving:
         place.failure = None
         try:
-            return self._serve(ref)
+            return self._serve(ref, identity)
         except ModelpackError as error:
             place.failure = ref, error
             raise
@@ -222,9 +231,9 @@ class Mounts:
             finally:
                 place.lock.release()
 
-    def _serve(self, ref: ModelRef) -> Serving:
-        model = self._loader.load(ref)
-        directory = self._root / encoded(ref.digest)
+    def _serve(self, ref: ModelRef, identity: Identity) -> Serving:
+        model = self._loader.load(ref, identity.chosen)
+        directory = self._root / identity.name
         try:
             self._take_away(directory)
             directory.mkdir(exist_ok=True, mode=0o755)
@@ -277,7 +286,7 @@ class Mounts:
         pause = _FIRST_PAUSE
         while not self._closing.is_set():
             try:
-                with self._place(ref.digest).lock:
+                with self._place(inherited.record.identity).lock:
                     self._take_over(ref, inherited)
                 return
             except (MountError, ArtifactError) as error:
@@ -299,7 +308,8 @@ class Mounts:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _take_over(self, ref: ModelRef, inherited: Inherited) -> None:
-        model = self._loader.load(ref)
+        identity = inherited.record.identity
+        model = self._loader.load(ref, identity.chosen)
         directory = Path(inherited.record.directory)
         with self._lock:
             closed = self._closed
@@ -325,7 +335,7 @@ class Mounts:
             if shown:
                 self._orphans.discard(directory)
         if shown:
-            self._place(ref.digest).serving = serving
+            self._place(identity).serving = serving
         for blob in model.blobs.values():
             if blob.state is BlobState.VERIFIED:
                 serving.verified(blob)  # meanwhile, perhaps

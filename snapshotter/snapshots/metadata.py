@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import structlog
 
-from snapshotter.artifact.digest import Digest
+from snapshotter.artifact.marker import ModelRef
 from snapshotter.snapshots.errors import NotFound, SnapshotError
 from snapshotter.snapshots.rows import BadRow, decode_rows, encode_row
 from snapshotter.snapshots.snapshot import Snapshot
@@ -30,7 +30,8 @@ log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
 
-_FORMAT = 1
+_FORMAT = 2
+"""1 had no ``choice``."""
 _SCHEMA = f"""
 CREATE TABLE snapshots (
     id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: its directory may outlive it
@@ -44,23 +45,25 @@ CREATE TABLE snapshots (
     inodes INTEGER,
     registry TEXT,
     repository TEXT,
-    digest TEXT
+    digest TEXT,
+    choice TEXT  -- of the model's files, artifact/choice.py; NULL for all of them
 );
 PRAGMA user_version = {_FORMAT};
 """
+_FROM_1 = "ALTER TABLE snapshots ADD COLUMN choice TEXT; PRAGMA user_version = 2;"
 _SELECT = """
 SELECT s.id, s.name, s.parent, p.name, s.kind, s.labels, s.created, s.updated, s.size, s.inodes,
-       s.registry, s.repository, s.digest
+       s.registry, s.repository, s.digest, s.choice
 FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent
 """
 _UPSERT = """
 INSERT INTO snapshots VALUES (
-    ?, ?, (SELECT id FROM snapshots WHERE name = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?
+    ?, ?, (SELECT id FROM snapshots WHERE name = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
 ) ON CONFLICT (id) DO UPDATE SET
     name = excluded.name, parent = excluded.parent, kind = excluded.kind,
     labels = excluded.labels, created = excluded.created, updated = excluded.updated,
     size = excluded.size, inodes = excluded.inodes, registry = excluded.registry,
-    repository = excluded.repository, digest = excluded.digest
+    repository = excluded.repository, digest = excluded.digest, choice = excluded.choice
 """
 _CHECKPOINT = 2000
 """Pages of the log that are copied into the file even while somebody waits for it."""
@@ -142,6 +145,8 @@ class Metadata:
                 )
             if found == 0:
                 self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            if found == 1:
+                self._db.executescript(f"BEGIN IMMEDIATE; {_FROM_1} COMMIT;")
             for column in ("parent", "digest"):  # of earlier releases, which searched the file
                 self._db.execute(f"DROP INDEX IF EXISTS snapshots_by_{column}")
             snapshots = decode_rows(self._db.execute(_SELECT))
@@ -194,9 +199,9 @@ class Metadata:
             parent = above.parent
         return found
 
-    def stands_for(self, digest: Digest) -> bool:
-        """Whether some snapshot stands for a model of this digest."""
-        return self._durable.stands_for(digest)
+    def stands_for(self, model: ModelRef) -> bool:
+        """Whether some snapshot stands for a model of this digest and this choice of files."""
+        return self._durable.stands_for(model)
 
     def write(self, work: Callable[[Transaction], _T]) -> _T:
         """All that ``work`` changes, durably, or nothing; one at a time.

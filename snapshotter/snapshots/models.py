@@ -32,4 +32,4 @@ class Models(Protocol):
         """
 
     def release(self, ref: ModelRef) -> None:
-        """No snapshot stands for a model of this digest any more. Quick."""
+        """No snapshot stands for a model of this digest and choice any more. Quick."""

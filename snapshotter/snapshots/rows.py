@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from snapshotter.artifact.choice import decode_choice, encode_choice
 from snapshotter.artifact.digest import parse_digest
 from snapshotter.artifact.errors import ArtifactError
 from snapshotter.artifact.marker import ModelRef
@@ -55,7 +56,7 @@ def _follow(snapshot: Snapshot, by_name: dict[str, Snapshot], rooted: set[str]) 
 
 def _snapshot(row: Row) -> Snapshot:
     id, name, _, parent = row[:4]
-    kind, labels, created, updated, size, inodes, registry, repository, digest = row[4:]
+    kind, labels, created, updated, size, inodes, registry, repository, digest, choice = row[4:]
     if (fault := _fault(row)) is not None:
         raise BadRow(f"snapshot {name!r:.200}: {fault}")
     try:
@@ -68,9 +69,9 @@ def _snapshot(row: Row) -> Snapshot:
             created=created,
             updated=updated,
             usage=None if size is None else Usage(size, inodes),
-            model=(
-                None if digest is None else ModelRef(registry, repository, parse_digest(digest))
-            ),
+            model=None
+            if digest is None
+            else ModelRef(registry, repository, parse_digest(digest), decode_choice(choice or "")),
         )
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise BadRow(f"snapshot {name!r:.200}: its labels cannot be read") from None
@@ -93,9 +94,9 @@ def _fault(row: Row) -> str | None:
         return "its times are no numbers"
     if size is not None and not (_is_count(size) and _is_count(inodes)):
         return "its size is no number"
-    registry, repository, digest = model
+    *place, digest, choice = model
     if digest is not None and not (
-        all(isinstance(text, str) for text in model) and is_place(registry, repository)
+        all(isinstance(text, str) for text in (*place, digest, choice or "")) and is_place(*place)
     ):
         return "it stands for no model"
     return None
@@ -121,4 +122,5 @@ def encode_row(snapshot: Snapshot) -> Sequence[object]:
         model and model.registry,
         model and model.repository,
         model and model.digest,
+        model and (encode_choice(model.selection) or None),
     )

@@ -332,7 +332,7 @@ class Snapshotter:
 
     def _release(self, model: ModelRef) -> None:
         with self._releasing:
-            if self._metadata.stands_for(model.digest):
+            if self._metadata.stands_for(model):
                 return
             try:
                 self._models.release(model)

@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from snapshotter.artifact.digest import Digest
 from snapshotter.artifact.marker import ModelRef
+from snapshotter.artifact.selection import Selection
 from snapshotter.snapshots.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -23,7 +24,9 @@ from snapshotter.snapshots.errors import (
 )
 from snapshotter.snapshots.snapshot import Kind, Snapshot, Usage
 
-_Key = TypeVar("_Key", str, Digest)
+_Choice: TypeAlias = tuple[Digest, Selection]
+"""A model whatever its place: what it is, and which of its files are asked for."""
+_Key = TypeVar("_Key", str, _Choice)
 
 Change = tuple[Snapshot | None, Snapshot | None]
 """A snapshot before and after; None before it was and after it is no more."""
@@ -35,7 +38,7 @@ class Table:
     def __init__(self, snapshots: Iterable[Snapshot] = ()) -> None:
         self._by_name: dict[str, Snapshot] = {}
         self._children: Counter[str] = Counter()
-        self._models: Counter[Digest] = Counter()
+        self._models: Counter[_Choice] = Counter()
         for snapshot in snapshots:
             self.put(None, snapshot)
 
@@ -55,9 +58,9 @@ class Table:
     def has_children(self, name: str) -> bool:
         return self._children[name] > 0
 
-    def stands_for(self, digest: Digest) -> bool:
-        """Whether some snapshot stands for a model of this digest."""
-        return self._models[digest] > 0
+    def stands_for(self, model: ModelRef) -> bool:
+        """Whether some snapshot stands for a model of this digest and this choice of files."""
+        return self._models[model.digest, model.selection] > 0
 
     def put(self, before: Snapshot | None, after: Snapshot | None) -> None:
         """Take ``after`` for ``before``; ``put(after, before)`` undoes it."""
@@ -72,7 +75,7 @@ class Table:
     def _count(self, snapshot: Snapshot, by: int) -> None:
         _add(self._children, snapshot.parent, by)
         if snapshot.model is not None:
-            _add(self._models, snapshot.model.digest, by)
+            _add(self._models, (snapshot.model.digest, snapshot.model.selection), by)
 
 
 class Transaction:

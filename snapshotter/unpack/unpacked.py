@@ -1,7 +1,8 @@
-"""A compressed layer whose content is read while it comes out."""
+"""A compressed layer whose content is read while it comes out, or before it does."""
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import itertools
 import threading
@@ -24,12 +25,15 @@ from snapshotter.fetch.fetcher import ReadResult
 from snapshotter.units import format_size
 from snapshotter.unpack.content import Content
 from snapshotter.unpack.errors import UnpackError
+from snapshotter.unpack.frame_reader import FrameReader
 from snapshotter.unpack.stream import Stream
 
 log = structlog.get_logger(__name__)
 
 _TELL = 15.0
 """Seconds between two lines in the log while a mount waits."""
+_NEAR = 8 << 20
+"""Bytes behind what has passed that are waited for rather than decompressed twice."""
 _order = itertools.count()
 
 
@@ -70,6 +74,9 @@ class Unpacked:
         self._passed = content.size if content.record is not None else 0
         self._promised = False
         """Mounted by a first header; there must be no second file."""
+        self._frames: FrameReader | None = None
+        self._in_order = True
+        self._read_begun = False
         self._failure: ModelpackError | None = None
         self._trouble: ModelpackError | None = None
 
@@ -94,6 +101,11 @@ class Unpacked:
     def passed(self) -> int:
         """Bytes of the content that can be read."""
         return self._passed
+
+    @property
+    def resting(self) -> bool:
+        """It is read at random, and nobody has read anything yet: it need not be unpacked."""
+        return not (self._in_order or self._read_begun or self._index is None)
 
     @property
     def path(self) -> Path:
@@ -129,6 +141,7 @@ class Unpacked:
         """Wait until it is :attr:`done`. Raises why it can never be, or does not go on."""
         number = next(_order)
         with self._lock:
+            self._read_begun = True
             self._index_waiters.add(number)
         self._wake()
         try:
@@ -199,6 +212,19 @@ class Unpacked:
         """
         waiting = _Waiting(offset + size, next(_order), offset, deliver)
         with self._lock:
+            first, self._read_begun = not self._read_begun, True
+            far = not self._in_order and waiting.end > self._passed + _NEAR
+            frames = self._frames if far and not self.done else None
+        if frames is None:
+            self._park(waiting)
+        else:
+            frames.read(offset, waiting.end, lambda came: self._from_frames(waiting, came))
+            if first:
+                self._wake()
+
+    def _park(self, waiting: _Waiting) -> None:
+        """Answer it, when the stream has come that far."""
+        with self._lock:
             parked = self._failure is None and self._passed < waiting.end and not self.done
             if parked:
                 heapq.heappush(self._readers, waiting)
@@ -206,6 +232,26 @@ class Unpacked:
             self._wake()
         else:
             self._answer(waiting)
+
+    def _from_frames(self, waiting: _Waiting, came: bytes | ModelpackError) -> None:
+        if self._failure is not None or self._passed >= waiting.end:
+            self._park(waiting)
+        elif isinstance(came, FetchError):
+            _hand_over(waiting, came)
+        elif isinstance(came, ModelpackError):
+            self._read_in_order(came)
+            self._park(waiting)
+        elif self.blob.state is BlobState.BAD:
+            self._park(waiting)  # the stream finds out, and says so
+        else:
+            _hand_over(waiting, (memoryview(came),))
+
+    def _read_in_order(self, why: ModelpackError) -> None:
+        """The frames are not what was said of them: there is still the stream."""
+        with self._lock:
+            known, self._in_order = self._in_order, True
+        if not known:
+            log.warning("a compressed layer is not read at random", error=str(why))
 
     def _answer(self, waiting: _Waiting) -> None:
         result: ReadResult
@@ -226,6 +272,18 @@ class Unpacked:
         """None once there is nothing left to do."""
         return self._stream
 
+    @property
+    def index_known(self) -> TarIndex | None:
+        """The index, where it is known by now."""
+        return self._index
+
+    def read_at_random(self, frames: FrameReader, index: TarIndex | None) -> None:
+        """From now on, by ``frames``; ``index`` was read through them."""
+        with self._news:
+            self._frames, self._in_order = frames, False
+            self._index = self._index or index
+            self._news.notify_all()
+
     def attempt(self) -> int:
         """A number for an attempt that begins: it is made for those who wait by now."""
         return next(_order)
@@ -236,9 +294,10 @@ class Unpacked:
         assert stream is not None
         if None not in (stream.index, self._index) and stream.index != self._index:
             raise UnpackError(
-                f"{self.archive.where}: its headers are others than when it was unpacked before: "
-                "wrong bytes came, then or now; mount it again"
+                f"{self.archive.where}: its headers are others than when they were read before: "
+                "wrong bytes came, then or now, or its seek table is wrong; mount it again"
             )
+        self._check_frames()
         if self._promised:
             others = [entry for entry in stream.entries if not entry.is_directory]
             if len(others) != 1:
@@ -256,6 +315,23 @@ class Unpacked:
             self._news.notify_all()
         for waiting in ready:
             self._answer(waiting)
+
+    def _check_frames(self) -> None:
+        """What was read at random must be what the stream, which is verified, brought there."""
+        if self._frames is None:
+            return
+        if self.done and self._frames.frames.size != self._content.size:
+            raise ArtifactError(
+                f"{self.archive.where}: its seek table says that it becomes "
+                f"{self._frames.frames.size} bytes, it becomes {self._content.size}: build the "
+                "model again"
+            )
+        for start, end, digest in self._frames.used(self._content.size):
+            if hashlib.blake2b(self._content.read(start, end - start)).digest() != digest:
+                raise ArtifactError(
+                    f"{self.archive.where}: bytes {start}-{end - 1} of its content are others than "
+                    "its seek table says: what was read of them is wrong; build the model again"
+                )
 
     def troubled(self, error: ModelpackError, attempt: int) -> None:
         """It does not go on for now: who waited when ``attempt`` began gets ``error``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -20,13 +21,16 @@ from snapshotter.cache.indexes import TarIndexes
 from snapshotter.cache.store import BlobStore
 from snapshotter.errors import ModelpackError
 from snapshotter.fetch.errors import FetchError
-from snapshotter.fetch.fetcher import Fetcher, LoadedModel, ReadResult
+from snapshotter.fetch.fetcher import Fetcher, ReadResult
 from snapshotter.registry.blobs import BlobOrigin
+from snapshotter.unpack.at_random import read_frames, read_index
 from snapshotter.unpack.content import Content
 from snapshotter.unpack.errors import UnpackError, WrongLayer
+from snapshotter.unpack.frame_reader import FramePool, FrameReader
 from snapshotter.unpack.inflate import Dry
 from snapshotter.unpack.options import UnpackOptions
 from snapshotter.unpack.stream import Stream, index_content
+from snapshotter.unpack.task import Task
 from snapshotter.unpack.unpacked import Unpacked
 
 log = structlog.get_logger(__name__)
@@ -39,35 +43,6 @@ _JOIN = 5.0
 
 class _Closing(Exception):
     """The unpacker ends."""
-
-
-class _Task:
-    """A layer being unpacked, and for whom."""
-
-    def __init__(self, unpacked: Unpacked, sources: list[LoadedModel]) -> None:
-        self.unpacked = unpacked
-        self.sources = sources
-        """Models through which its compressed bytes may be fetched, the next to try first."""
-        self.claims = 1
-        self.lingers = False
-        """Goes on although nobody has it, for the mount that will be tried again."""
-        self.indexed = False
-        """The index was written down."""
-        self.busy = False
-        self.paused_until = 0.0
-
-    def runs(self, now: float) -> bool:
-        """Whether a thread may do a step of it."""
-        unpacked = self.unpacked
-        waiting = unpacked.urgency > 0 and unpacked.failure is None
-        return (
-            unpacked.stream is not None and not self.busy and (waiting or now >= self.paused_until)
-        )
-
-    @property
-    def wanted(self) -> bool:
-        draining = self.unpacked.failure is not None and self.unpacked.stream is not None
-        return self.claims > 0 or self.lingers or draining
 
 
 class Unpacker:
@@ -89,7 +64,8 @@ class Unpacker:
         self._fetcher = fetcher
         self._options = options
         self._on_bad = on_bad
-        self._tasks: dict[Digest, _Task] = {}
+        self._frames = FramePool(options.threads, options.frame_memory)
+        self._tasks: dict[Digest, Task] = {}
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._threads: list[threading.Thread] = []
@@ -143,8 +119,9 @@ class Unpacker:
             thread.join(max(0.0, patience - time.monotonic()))
         for task in tasks.values():
             self._drop(task)
+        self._frames.close()
 
-    def _begin(self, archive: Archive, blob: Blob, diff_id: Digest | None) -> _Task:
+    def _begin(self, archive: Archive, blob: Blob, diff_id: Digest | None) -> Task:
         digest = archive.descriptor.digest
         content = Content(
             self._store.directory(digest, Kind.UNPACKED),
@@ -160,7 +137,7 @@ class Unpacker:
             index = index or self._index_again(archive, content)
         else:
             stream = Stream(archive, content, diff_id, self._options.max_ratio)
-        return _Task(Unpacked(archive, blob, content, index, stream, self._wake), [])
+        return Task(Unpacked(archive, blob, content, index, stream, self._wake), [])
 
     def _index_again(self, archive: Archive, content: Content) -> TarIndex:
         index = index_content(content, archive.where)
@@ -173,16 +150,17 @@ class Unpacker:
         except DocumentError as error:
             log.warning("index not kept", digest=digest, error=str(error))
 
-    def _forget(self, digest: Digest, task: _Task) -> None:
+    def _forget(self, digest: Digest, task: Task) -> None:
         """With the lock held: nobody has it, no thread works on it."""
         if self._tasks.get(digest) is task:
             del self._tasks[digest]
         self._drop(task)
 
-    def _drop(self, task: _Task) -> None:
+    def _drop(self, task: Task) -> None:
         for source in task.sources:
             self._fetcher.remove_model(source)
         task.sources.clear()
+        self._frames.forget(task.unpacked.archive.descriptor.digest)
         task.unpacked.closed()
 
     def _wake(self) -> None:
@@ -212,7 +190,7 @@ class Unpacker:
             finally:
                 self._stepped(task)
 
-    def _next(self) -> _Task | None:
+    def _next(self) -> Task | None:
         """Wait for a layer to go on with; None at the end."""
         with self._lock:
             while not self._closed:
@@ -223,15 +201,11 @@ class Unpacker:
                     task = max(ready, key=lambda task: task.unpacked.urgency)
                     task.busy = True
                     return task
-                pauses = [
-                    task.paused_until - now
-                    for task in self._tasks.values()
-                    if task.unpacked.stream is not None and not task.busy
-                ]
+                pauses = [task.paused_until - now for task in self._tasks.values() if task.open]
                 self._work.wait(max(0.0, min(pauses)) if pauses else None)
             return None
 
-    def _stepped(self, task: _Task) -> None:
+    def _stepped(self, task: Task) -> None:
         with self._lock:
             task.busy = False
             unpacked = task.unpacked
@@ -243,7 +217,7 @@ class Unpacker:
             if not task.wanted:
                 self._forget(unpacked.archive.descriptor.digest, task)
 
-    def _step(self, task: _Task) -> None:
+    def _step(self, task: Task) -> None:
         unpacked = task.unpacked
         stream = unpacked.stream
         assert stream is not None
@@ -251,6 +225,9 @@ class Unpacker:
         try:
             if unpacked.failure is not None:
                 self._drain(task, stream)
+                return
+            if not task.looked:
+                self._look_for_frames(task)
                 return
             try:
                 more = stream.step()
@@ -277,14 +254,14 @@ class Unpacker:
         except (ArtifactError, UnpackError) as error:
             self._fail(task, error)
 
-    def _fail(self, task: _Task, error: ModelpackError) -> None:
+    def _fail(self, task: Task, error: ModelpackError) -> None:
         # The mount that waits for it fails with this error, and reads that do log it themselves.
         log.info("a compressed layer cannot be served", error=str(error))
         self._indexes.remove(task.unpacked.archive.descriptor.digest)
         task.unpacked.failed(error)
         self._on_bad(task.unpacked.blob)
 
-    def _drain(self, task: _Task, stream: Stream) -> None:
+    def _drain(self, task: Task, stream: Stream) -> None:
         """Fetch the rest of a layer that is malformed: the fetcher then finds out whether wrong
         bytes came, which must not stay in the cache, or whether it is really so."""
         if stream.wanted:
@@ -292,21 +269,69 @@ class Unpacker:
         else:
             task.unpacked.closed()
 
-    def _fetch(self, task: _Task, stream: Stream) -> bytes:
-        """The next compressed bytes. Waits; :class:`FetchError`, :class:`_Closing`."""
+    def _look_for_frames(self, task: Task) -> None:
+        """Find out whether it can be read at random; then its names are known at once."""
+        unpacked = task.unpacked
+        archive, digest = unpacked.archive, unpacked.blob.digest
+        frames = read_frames(
+            unpacked.blob.size,
+            lambda start, end: self._wait(task, partial(self._read, task, start, end)),
+        )
+        task.looked = True
+        if frames is None:
+            return
+        reader = FrameReader(digest, archive.where, frames, partial(self._read, task), self._frames)
+        index = unpacked.index_known
+        if index is None:
+            try:
+                index = read_index(
+                    frames,
+                    archive.where,
+                    lambda start, end: self._wait(task, partial(reader.read, start, end)),
+                )
+            except ArtifactError as error:
+                # What is really wrong with it the stream finds out.
+                log.warning("a compressed layer is not read at random", error=str(error))
+                return
+            if index is not None:
+                self._keep_index(digest, index)
+        unpacked.read_at_random(reader, index)
+
+    def _fetch(self, task: Task, stream: Stream) -> bytes:
+        """The next compressed bytes of the stream. Waits; :class:`FetchError`, _Closing."""
         if not stream.wanted:
             return b""
+        blob = task.unpacked.blob
+        start, size, name = stream.taken, stream.wanted, ("unpack", blob.digest)
+        return self._wait(
+            task,
+            lambda deliver: self._fetcher.read(task.sources[0], blob, start, size, name, deliver),
+        )
+
+    def _read(
+        self, task: Task, start: int, end: int, deliver: Callable[[ReadResult], None]
+    ) -> None:
+        """Ask for compressed bytes that say nothing of what will be read next."""
+        with self._lock:
+            source = task.sources[0] if task.sources else None
+        if source is None:
+            deliver(FetchError(f"{task.unpacked.archive.where}: not read any further: let go of"))
+        else:
+            self._fetcher.read(source, task.unpacked.blob, start, end - start, None, deliver)
+
+    def _wait(self, task: Task, ask: Callable[[Callable[..., None]], None]) -> bytes:
+        """What ``ask`` is answered. :class:`_Closing` when nobody wants it any more."""
         answered = threading.Event()
         answer: list[bytes | Exception] = []
 
-        def deliver(result: ReadResult) -> None:
-            answer.append(result if isinstance(result, Exception) else b"".join(result))
+        def deliver(result: ReadResult | bytes | ModelpackError) -> None:
+            if isinstance(result, (bytes, ModelpackError)):
+                answer.append(result)
+            else:
+                answer.append(b"".join(result))
             answered.set()
 
-        blob = task.unpacked.blob
-        self._fetcher.read(
-            task.sources[0], blob, stream.taken, stream.wanted, ("unpack", blob.digest), deliver
-        )
+        ask(deliver)
         while not answered.wait(_LOOK):
             if self._closed or not task.wanted:
                 raise _Closing

@@ -44,4 +44,4 @@ def test_what_is_no_marker_is_an_error_of_artifacts(data: bytes) -> None:
 
 def test_a_later_format_is_told() -> None:
     with pytest.raises(ArtifactError, match="upgrade"):
-        decode_marker(changed(format=2))
+        decode_marker(changed(format=3))

@@ -113,6 +113,8 @@ def test_a_data_file_that_was_cut_off_is_unreadable_and_nothing_raises(store, bl
 
 def test_only_what_is_on_the_disk_is_looked_at(store, blob) -> None:
     other = Target(digest_of(b"other"), 5)
+    assert on_disk(store, [PLAIN, other]) == []
+    blob.write(0, CONTENT[:1])
     assert on_disk(store, [PLAIN, other]) == [PLAIN]
     assert not store.directory(other.digest).exists()
     assert everything(store) == [PLAIN]

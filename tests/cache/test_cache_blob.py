@@ -29,6 +29,9 @@ def opened(directory: Path, content: bytes = CONTENT) -> Blob:
 
 def test_begins_with_nothing_as_a_sparse_file_of_full_size(tmp_path) -> None:
     blob = Blob(tmp_path, DIGEST, 10 << 30)
+    blob.write(0, b"")
+    assert blob.allocated_bytes == 0
+    os.fstat(blob.fileno())
     assert blob.path.stat().st_size == 10 << 30
     assert blob.allocated_bytes == 0
     assert blob.state is BlobState.PARTIAL
@@ -137,7 +140,8 @@ def test_what_does_not_fit_together_starts_from_nothing(tmp_path, damage) -> Non
             (tmp_path / "data").unlink()
     again = opened(tmp_path)
     assert again.present_bytes == 0
-    assert again.path.stat().st_size == len(CONTENT)
+    assert os.fstat(again.fileno()).st_size == len(CONTENT)
+    assert os.fstat(again.fileno()).st_blocks == 0
     assert not (tmp_path / "map").exists()
     assert opened(tmp_path).present_bytes == 0
 
@@ -153,8 +157,8 @@ def test_half_a_new_map_does_not_harm_the_old(tmp_path) -> None:
 def test_a_data_file_that_is_a_link_is_refused(tmp_path) -> None:
     (tmp_path / "victim").write_bytes(b"precious")
     (tmp_path / "data").symlink_to(tmp_path / "victim")
-    with pytest.raises(CacheError, match="cannot open"):
-        opened(tmp_path)
+    with pytest.raises(CacheError, match="no regular file"):
+        opened(tmp_path).write(0, CONTENT)
     assert (tmp_path / "victim").read_bytes() == b"precious"
 
 
@@ -239,6 +243,27 @@ def test_threads_that_write_beside_each_other_lose_nothing(tmp_path) -> None:
     assert blob.verify()
     blob.flush()
     assert opened(tmp_path).pread(0, len(CONTENT)) == CONTENT
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_blob_of_which_nothing_is_read_or_written_takes_no_descriptor_and_no_file(
+    tmp_path,
+) -> None:
+    before = descriptors()
+    blobs = [Blob(tmp_path / str(n), DIGEST, len(CONTENT)) for n in range(50)]
+    assert all(blob.missing(0, 10) == [(0, 10)] for blob in blobs)
+    assert descriptors() == before
+    assert list(tmp_path.iterdir()) == []
+    blobs[7].write(0, CONTENT)
+    blobs[7].flush()
+    assert [path.name for path in tmp_path.iterdir()] == ["7"]
+    again = Blob(tmp_path / "7", DIGEST, len(CONTENT))
+    assert again.complete
+    assert descriptors() == before + 1
+    assert again.pread(0, len(CONTENT)) == CONTENT
 
 
 def test_the_descriptor_is_closed_with_the_last_user(tmp_path) -> None:

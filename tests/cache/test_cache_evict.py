@@ -195,14 +195,14 @@ def test_a_lost_blob_begins_anew_in_another_file(blob) -> None:
 
 
 def test_a_map_the_disk_does_not_give_counts_for_nothing(blob, monkeypatch) -> None:
-    read = Path.read_bytes
+    real = os.open
 
-    def fails(path: Path) -> bytes:
-        if path.name == "map":
+    def fails(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        if str(path).endswith("/map"):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return read(path)
+        return real(path, flags, mode)
 
-    monkeypatch.setattr(Path, "read_bytes", fails)
+    monkeypatch.setattr(os, "open", fails)
     found = again(blob)
     assert found.present_bytes == 0
     found.write(0, CONTENT)

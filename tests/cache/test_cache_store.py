@@ -51,7 +51,9 @@ def test_two_sizes_of_one_digest_cannot_both_be_right(store) -> None:
 
 def test_lives_where_it_is_said_to(store) -> None:
     path = store.root / "blobs" / "sha256" / DIGEST[7:]
-    assert store.open(DIGEST, 1).path == path / "data"
+    blob = store.open(DIGEST, 1)
+    assert blob.path == path / "data"
+    blob.write(0, b"x")
     for directory in (store.root, path):
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 

@@ -209,6 +209,7 @@ def test_what_the_disk_does_not_give_comes_again(make, how, monkeypatch) -> None
 def test_what_the_disk_does_not_give_for_hashing_comes_again(make, monkeypatch) -> None:
     disk = FailingDisk(monkeypatch)
     node = make()
+    node.read(0, 100)
     inode = node.blob.path.stat().st_ino
     disk.fails = True
     for offset in range(0, SIZE, MIB):

@@ -127,7 +127,7 @@ def test_bytes_that_are_there_are_answered_before_read_returns(stage) -> None:
 def test_reading_forward_fetches_every_byte_once(stage) -> None:
     assert stage.read_forward() == CONTENT
     assert stage.server.sent_bytes == stage.fetcher.stats.fetched_bytes == SIZE
-    assert stage.model.present_bytes == stage.model.total_bytes == SIZE
+    assert stage.model.present_of(stage.blob) == stage.model.total_bytes == SIZE
     assert stage.model.fetched_bytes == SIZE
     assert stage.fetcher.stats.requests == len(stage.server.requests)
     assert stage.fetcher.stats.rate() > 0
@@ -154,7 +154,7 @@ def test_two_models_with_one_blob_fetch_it_once(stage) -> None:
     assert stage.read_forward() == CONTENT
     assert stage.read_forward(model=other) == CONTENT
     assert stage.server.sent_bytes == SIZE
-    assert other.present_bytes == SIZE
+    assert other.present_of(stage.blob) == SIZE
     assert other.fetched_bytes == 0
 
 

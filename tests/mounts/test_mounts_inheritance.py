@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,12 @@ from fuse.kernel import InitFlag
 from fuse.mountinfo import FuseMount
 from fuse.negotiate import InitRequest, SessionOptions, negotiate
 from fuse.tree import RENEWED
+from snapshotter.artifact.choice import EVERYTHING, encode_choice
+from snapshotter.artifact.digest import Digest
+from snapshotter.artifact.mediatypes import Category
+from snapshotter.artifact.selection import Selection
 from snapshotter.mounts.errors import MountError
+from snapshotter.mounts.identity import Identity
 from snapshotter.mounts.inheritance import (
     Inherited,
     Record,
@@ -131,3 +138,32 @@ def test_a_ledger_of_something_else_is_an_error() -> None:
     with pytest.raises(MountError, match="cannot be read"):
         _ = Ledger(ledger.fd, 10).negotiated
     ledger.close()
+
+
+def test_a_record_of_an_earlier_version_shows_everything_and_a_later_choice_is_refused() -> None:
+    raw = msgspec.json.encode(record(asked="", chosen="")).decode()
+    assert decode_record(raw).identity == Identity(Digest(DIGEST), EVERYTHING, EVERYTHING)
+    old = {key: value for key, value in json.loads(raw).items() if key not in ("asked", "chosen")}
+    assert decode_record(json.dumps(old)) == decode_record(raw)
+    later = msgspec.json.encode(record(chosen='{"later":1}')).decode()
+    with pytest.raises(MountError, match="choice of files that this version cannot read"):
+        decode_record(later)
+
+
+def test_a_mount_goes_on_with_the_choice_it_was_made_with() -> None:
+    chosen = Selection(exclude=("*.bin",), exclude_categories=frozenset({Category.DOC}))
+    raw = msgspec.json.encode(record(chosen=encode_choice(chosen))).decode()
+    assert decode_record(raw).identity == Identity(Digest(DIGEST), EVERYTHING, chosen)
+
+
+def test_each_choice_has_a_directory_of_its_own_and_everything_the_digests() -> None:
+    part, other = Selection(exclude=("a",)), Selection(exclude=("b",))
+    identities = [
+        Identity(Digest(DIGEST), asked, chosen)
+        for asked in (EVERYTHING, part)
+        for chosen in (EVERYTHING, part, other)
+    ]
+    names = [identity.name for identity in identities]
+    assert names[0] == DIGEST.removeprefix("sha256:")
+    assert len(set(names)) == len(names)
+    assert all(len(name) <= 255 and "/" not in name for name in names)

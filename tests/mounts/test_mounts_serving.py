@@ -17,6 +17,7 @@ from registry_process import RegistryProcess
 from fuse.mount import fuse_mounts
 from snapshotter.artifact.digest import Digest, digest_of
 from snapshotter.artifact.marker import ModelRef
+from snapshotter.artifact.selection import Selection
 from snapshotter.cache.blob import BlobState
 from snapshotter.errors import ModelpackError
 from snapshotter.mounts.errors import MountError
@@ -276,7 +277,7 @@ class _Slow(Loader):
         self.begun = threading.Event()
         self.go = threading.Event()
 
-    def load(self, ref: ModelRef) -> Model:
+    def load(self, ref: ModelRef, chosen: Selection | None = None) -> Model:
         self.asked += 1
         self.begun.set()
         assert self.go.wait(30)
@@ -330,7 +331,7 @@ def test_who_waited_for_an_attempt_that_failed_gets_its_error(
     with ThreadPoolExecutor() as threads:
         first = threads.submit(mounts.mount, model)
         assert loader.begun.wait(30)
-        place = mounts._place(model.digest)
+        (place,) = mounts._places.values()
         waiting = threading.Semaphore(0)
         place.lock = _Announced(place.lock, waiting)  # type: ignore[assignment]
         others = [threads.submit(mounts.mount, model) for _ in range(4)]

@@ -8,13 +8,16 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from grpc import StatusCode
 from snapshots_harness import MODEL, Client, Place, mounted, refused
 
-from snapshotter.artifact.marker import MARKER_NAME, encode_marker
+from snapshotter.artifact.digest import Digest
+from snapshotter.artifact.marker import MARKER_NAME, ModelRef, encode_marker
+from snapshotter.artifact.selection import Selection
 from snapshotter.errors import ModelpackError
 from snapshotter.snapshots.errors import NotFound, SnapshotError
 from snapshotter.snapshots.layers import Layers
@@ -156,8 +159,40 @@ def test_a_metadata_file_of_the_future_is_not_touched(tmp_path: Path) -> None:
     with sqlite3.connect(path) as future:
         future.execute("PRAGMA user_version = 99")
     future.close()
-    with pytest.raises(SnapshotError, match="has format 99, expected 1"):
+    with pytest.raises(SnapshotError, match="has format 99, expected 2"):
         Metadata(path)
+
+
+def test_which_files_of_a_model_were_asked_for_is_known_after_a_restart(place: Place) -> None:
+    chosen = replace(MODEL, selection=Selection(exclude=("*.bin",)))
+    with place.start() as client:
+        with mounted(client.prepare("a"), place.work / "a") as directory:
+            (directory / MARKER_NAME).write_bytes(encode_marker(chosen))
+        client.commit("model", "a")
+    with place.start() as client:
+        client.view("v", "model")
+    assert place.models.mounted == [chosen]
+
+
+def test_a_metadata_file_of_the_first_format_is_read_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "snapshots.db"
+    with sqlite3.connect(path) as first:
+        first.executescript(
+            """CREATE TABLE snapshots (
+                id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,
+                parent INTEGER REFERENCES snapshots (id), kind INTEGER NOT NULL,
+                labels TEXT NOT NULL, created INTEGER NOT NULL, updated INTEGER NOT NULL,
+                size INTEGER, inodes INTEGER, registry TEXT, repository TEXT, digest TEXT);
+            PRAGMA user_version = 1;"""
+        )
+        digest = "sha256:" + "a" * 64
+        row = (7, "model", None, 3, "{}", 1, 1, None, None, "registry.test", "m", digest)
+        first.execute("INSERT INTO snapshots VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", row)
+    first.close()
+    for _ in range(2):
+        metadata = Metadata(path)
+        assert metadata.get("model").model == ModelRef("registry.test", "m", Digest(digest))
+        metadata.close()
 
 
 def test_a_root_that_cannot_be_made_is_said_to_be(place: Place) -> None:

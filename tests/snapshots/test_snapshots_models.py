@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from snapshots_harness import MODEL, Client, Place, mounted, refused
 from proto.containerd.services.snapshots.v1 import snapshots_pb2 as api
 from snapshotter.artifact.digest import digest_of
 from snapshotter.artifact.marker import MARKER_LIMIT, MARKER_NAME, ModelRef, encode_marker
+from snapshotter.artifact.selection import Selection
 from snapshotter.errors import ModelpackError
 from snapshotter.snapshots.snapshotter import MOUNTS_AT_ONCE
 
@@ -195,6 +198,33 @@ def test_the_same_model_of_another_registry_is_the_same_mount(
     assert place.models.released == []
     client.remove("two")
     assert place.models.released == [other]
+
+
+def test_another_choice_of_a_models_files_is_another_mount(
+    client: Client, build: Build, place: Place
+) -> None:
+    chosen = replace(MODEL, selection=Selection(exclude=("*.bin",)))
+    build("everything", "", mark)
+    build("part", "", lambda directory: mark(directory, chosen))
+    client.view("v", "part")
+    assert place.models.mounted == [chosen]
+    client.remove("v")
+    client.remove("part")
+    assert place.models.released == [chosen]
+    client.remove("everything")
+    assert place.models.released == [chosen, MODEL]
+
+
+def test_a_marker_that_says_what_we_do_not_know_is_refused_and_not_half_believed(
+    build: Build,
+) -> None:
+    def later(directory: Path) -> None:
+        fields = json.loads(encode_marker(MODEL)) | {"hide": ["*.bin"]}
+        (directory / MARKER_NAME).write_text(json.dumps(fields))
+
+    with refused(StatusCode.FAILED_PRECONDITION) as message:
+        build("later", "", later)
+    assert "has unknown fields hide: upgrade modelpack-snapshotter" in message[0]
 
 
 def test_a_volume_that_is_being_mounted_keeps_its_model(

@@ -6,9 +6,10 @@ import gzip
 import hashlib
 import io
 import random
+import struct
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from snapshotter.units import Seconds
 from snapshotter.unpack.options import UnpackOptions
 from snapshotter.unpack.unpacked import Unpacked
 from snapshotter.unpack.unpacker import Unpacker
+
+TAIL = 64 << 10
+"""Bytes of the smallest range that is asked for."""
 
 
 def noise(size: int, seed: int = 1) -> bytes:
@@ -50,6 +54,29 @@ def packed(data: bytes, encoding: Encoding) -> bytes:
     return zstandard.ZstdCompressor(level=1).compress(data)
 
 
+def seekable(
+    data: bytes,
+    frame: int,
+    *,
+    checksums: bool = False,
+    entries: Sequence[tuple[int, int]] | None = None,
+) -> bytes:
+    """``data`` in zstd frames of ``frame`` bytes each, with a seek table; of ``entries`` if it is
+    to be a wrong one."""
+    pieces = [data[at : at + frame] for at in range(0, len(data), frame)]
+    frames = [zstandard.ZstdCompressor(level=1).compress(piece) for piece in pieces]
+    right = [(len(one), len(piece)) for one, piece in zip(frames, pieces, strict=True)]
+    return b"".join(frames) + seek_table(entries or right, checksums=checksums)
+
+
+def seek_table(entries: Sequence[tuple[int, int]], *, checksums: bool = False) -> bytes:
+    """As ``contrib/seekable_format/zstd_seekable_compression_format.md`` has it."""
+    check = struct.pack("<I", 0) if checksums else b""
+    body = b"".join(struct.pack("<II", *entry) + check for entry in entries)
+    body += struct.pack("<IBI", len(entries), 0x80 if checksums else 0, 0x8F92EAB1)
+    return struct.pack("<II", 0x184D2A5E, len(body)) + body
+
+
 def archive_of(
     compressed: bytes, encoding: Encoding, single: tuple[str, int] | None = None
 ) -> Archive:
@@ -62,7 +89,8 @@ def sha256(data: bytes) -> Digest:
 
 
 class Origin:
-    """Gives ``data``, but no byte from ``limit`` on until that is raised by :meth:`allow`."""
+    """Gives ``data``, but no byte from ``limit`` on until that is raised by :meth:`allow`; only
+    the end, where a seek table would be, who asks for that alone."""
 
     name = "registry.test/model@sha256:test"
 
@@ -103,11 +131,12 @@ class Origin:
 
 class Body:
     def __init__(self, origin: Origin, start: int, end: int) -> None:
-        self._origin, self._at, self._end = origin, start, end
+        self._origin, self._begin, self._at, self._end = origin, start, start, end
 
     def readinto(self, buffer: memoryview) -> int:
         count = min(len(buffer), self._end - self._at)
-        self._origin.wait_for(self._at + count)
+        if self._begin < self._origin.size - TAIL:
+            self._origin.wait_for(self._at + count)
         if self._origin.gone:
             raise NotFound(f"{self._origin.name}: 404", status=404)
         buffer[:count] = self._origin.data[self._at : self._at + count]
