@@ -57,7 +57,7 @@ NO_TABLE = b"\x20"
 """At the front of a connection's first block: the table is empty from now on, section 6.3."""
 
 
-def _literal(name: bytes, value: bytes) -> bytes:
+def literal(name: bytes, value: bytes) -> bytes:
     """Section 6.2.2, not Huffman coded."""
     return b"\x00" + _string(name) + _string(value)
 
@@ -75,11 +75,11 @@ def _string(text: bytes) -> bytes:
 
 
 _STATUS_200 = b"\x88"
-RESPONSE = _STATUS_200 + _literal(b"content-type", b"application/grpc")
-TRAILERS_OK = _literal(b"grpc-status", b"0")
+RESPONSE = _STATUS_200 + literal(b"content-type", b"application/grpc")
+TRAILERS_OK = literal(b"grpc-status", b"0")
 
 
 def trailers(code: int, why: str) -> bytes:
     """``grpc-status`` and ``grpc-message``; of a long message the beginning."""
     said = quote(why.encode()[:4096], safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
-    return _literal(b"grpc-status", b"%d" % code) + _literal(b"grpc-message", said.encode())
+    return literal(b"grpc-status", b"%d" % code) + literal(b"grpc-message", said.encode())

@@ -8,19 +8,18 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-import grpc
 from google.protobuf.message import Message
 
 from proto.containerd.services.snapshots.v1 import snapshots_pb2 as api
-from proto.containerd.services.snapshots.v1.snapshots_pb2_grpc import SnapshotsStub
 from snapshotter.bench.children.talk import answer_all
 from snapshotter.bench.errors import BenchError
+from snapshotter.rpc.client import Caller
+from snapshotter.rpc.errors import CallFailed, ConnectionFailed
 
 NAMESPACE = "modelpack-bench"
-_SECONDS = 60.0
+_SERVICE = "/containerd.services.snapshots.v1.Snapshots/"
 _CHAIN = 10
 """Layers of an image."""
 
@@ -29,16 +28,11 @@ class Client:
     """The calls of a container's life, their durations in ``seconds`` by the call's name."""
 
     def __init__(self, address: str, snapshotter: str, lease: str) -> None:
-        # One connection each, as of so many clients.
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        self._channel = grpc.insecure_channel(f"unix:{address}", options=options)
-        # containerd's connection is there long before it calls.
-        grpc.channel_ready_future(self._channel).result(_SECONDS)
-        self._stub = SnapshotsStub(self._channel)
-        self._name = snapshotter
-        self._metadata = [("containerd-namespace", NAMESPACE)]
+        metadata = [("containerd-namespace", NAMESPACE)]
         if lease:  # containerd collects what nobody refers to
-            self._metadata.append(("containerd-lease", lease))
+            metadata.append(("containerd-lease", lease))
+        self._caller = Caller(address, metadata)
+        self._name = snapshotter
         self.seconds: dict[str, list[float]] = {}
 
     def fill(self, prefix: str, count: int) -> list[str]:
@@ -68,30 +62,31 @@ class Client:
 
     def _prepare(self, key: str, parent: str) -> None:
         request = api.PrepareSnapshotRequest(key=key, parent=parent, snapshotter=self._name)
-        self._timed("Prepare", self._stub.Prepare, request)
+        self._timed("Prepare", request)
 
     def _view(self, key: str, parent: str) -> None:
         request = api.ViewSnapshotRequest(key=key, parent=parent, snapshotter=self._name)
-        self._timed("View", self._stub.View, request)
+        self._timed("View", request)
 
     def _mounts(self, key: str) -> None:
         request = api.MountsRequest(key=key, snapshotter=self._name)
-        self._timed("Mounts", self._stub.Mounts, request)
+        self._timed("Mounts", request)
 
     def _commit(self, name: str, key: str) -> None:
         request = api.CommitSnapshotRequest(name=name, key=key, snapshotter=self._name)
-        self._timed("Commit", self._stub.Commit, request)
+        self._timed("Commit", request)
 
     def _remove(self, key: str) -> None:
         request = api.RemoveSnapshotRequest(key=key, snapshotter=self._name)
-        self._timed("Remove", self._stub.Remove, request)
+        self._timed("Remove", request)
 
-    def _timed(self, name: str, call: Callable[..., object], request: Message) -> None:
+    def _timed(self, name: str, request: Message) -> None:
+        message = request.SerializeToString()
         started = time.monotonic()
         try:
-            call(request, metadata=self._metadata, timeout=_SECONDS)
-        except grpc.RpcError as error:
-            raise BenchError(f"{name}: {cast(grpc.Call, error).details()}") from None
+            self._caller.call(_SERVICE + name, message)
+        except (CallFailed, ConnectionFailed, OSError) as error:
+            raise BenchError(f"{name}: {error}") from None
         self.seconds.setdefault(name, []).append(time.monotonic() - started)
 
 
