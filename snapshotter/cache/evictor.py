@@ -27,6 +27,8 @@ _TICK = 60.0
 """Seconds between looks at the disk, of which others use a part too."""
 _PAUSE = 1.0
 """Seconds between two passes under pressure: each looks at everything."""
+_AGAIN = 10.0
+"""Seconds after a pass that did not free enough: what was in use may not be any more."""
 
 
 class Users(Protocol):
@@ -154,8 +156,9 @@ class Evictor:
             return self._done(freed, dry_run=dry_run)
 
     def _run(self) -> None:
+        wait = _TICK
         while not self._closing.is_set():
-            pressed = self._wake.wait(_TICK)
+            pressed = self._wake.wait(wait)
             self._wake.clear()
             if self._closing.is_set():
                 return
@@ -164,6 +167,7 @@ class Evictor:
                 self._tell(self.make_room())
             except Exception:
                 log.exception("eviction failed unexpectedly")
+            wait = _AGAIN if self._store.space.excess() else _TICK
             if pressed:
                 self._closing.wait(_PAUSE)
 

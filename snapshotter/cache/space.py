@@ -63,6 +63,8 @@ class Space:
         self._used = used
         self._taken = self._pending = 0
         """Bytes that were ever taken, and those of them that are just being written."""
+        self._twice = 0
+        """Of what is used: bytes that the latest measurement may have counted twice."""
         self._unseen = 0
         self._short = 0
         """Bytes of the largest piece that was refused since somebody asked."""
@@ -142,7 +144,8 @@ class Space:
             settled = self._taken - self._pending
         used = look()
         with self._lock:
-            self._used = used + self._taken - settled
+            self._twice = self._taken - settled
+            self._used = used + self._twice
             self._look_again(True)
             self._changed.notify_all()
 
@@ -160,7 +163,7 @@ class Space:
         then also what mounted models have must go."""
         with self._lock:
             short, self._short = self._short, 0
-            return short > 0 or self._used > self._allowed()
+            return short > 0 or self._used - self._twice > self._allowed()
 
     def _count(self, count: int) -> None:
         self._used += count

@@ -339,7 +339,8 @@ def test_a_mounted_blob_that_is_idle_goes_only_when_bytes_were_refused(cache) ->
 def test_of_a_huge_blob_the_end_goes_and_the_rest_can_be_read(tmp_path) -> None:
     cache = Cache(tmp_path / "cache", "24MiB")
     huge = cache.fill(7, size=23 * MIB + 5, used_at=1)
-    cache.evictor.make_room()
+    # A thread that is just writing down what was used holds the blob for a moment.
+    until(lambda: cache.evictor.make_room() or cache.store.allocated() < 23 * MIB)
     assert cache.store.allocated() < 23 * MIB
     # What was done to it does not make it look used.
     assert max(one.used_at for one in cache.store.candidates()) == 1
