@@ -14,10 +14,13 @@ import structlog
 
 from snapshotter.rpc.connection import UNIMPLEMENTED, Connection, Request
 from snapshotter.rpc.errors import ConnectionFailed
+from snapshotter.throttle import Throttle
 
 log = structlog.get_logger(__name__)
 
 _READ = 256 << 10
+_PAUSE = 0.1
+"""Seconds before a connection that could not be accepted is tried again."""
 
 
 class Call:
@@ -132,6 +135,7 @@ class Server:
         self._peers: dict[int, _Peer] = {}
         self._writable: list[_Peer] = []
         """Those whose socket was full, for the thread to watch."""
+        self._told = Throttle()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="modelpack-rpc", daemon=True)
         self._thread.start()
@@ -195,7 +199,12 @@ class Server:
             return  # the client has left
         except OSError as error:
             if self._listener.fileno() >= 0:
-                log.warning("connection not accepted", why=str(error))
+                kept_back = self._told.admit("accept")
+                if kept_back is not None:
+                    log.warning(
+                        "connection not accepted", why=str(error), alike_not_logged=kept_back
+                    )
+                self._ending.wait(_PAUSE)  # it is still to be accepted: out of descriptors
             return
         peer = _Peer(sock, self._watch)
         self._peers[sock.fileno()] = peer

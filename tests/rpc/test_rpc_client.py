@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,3 +111,36 @@ def test_a_server_that_goes_away_is_an_error(tmp_path: Path) -> None:
         caller.call("/service/Echo", b"")
     caller.close()
     listener.close()
+
+
+_SHORT_OF_DESCRIPTORS = """
+import os, pathlib, resource, sys, threading
+from snapshotter.rpc.client import Caller
+from snapshotter.rpc.server import Server
+from snapshotter.sockets import listen_unix
+
+path = pathlib.Path(sys.argv[1])
+server = Server(listen_unix(path), {"/service/Echo": lambda message, call: call.answer(message)})
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+caller = Caller(str(path), timeout=20)
+caller.call("/service/Echo", b"")
+taken = []
+try:
+    while True:
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    os.close(taken.pop())
+late = Caller(str(path), timeout=20)  # with the last descriptor: none is left to accept it
+threading.Timer(1, lambda: os.close(taken.pop())).start()
+assert late.call("/service/Echo", b"at last") == b"at last"
+"""
+
+
+def test_a_server_out_of_descriptors_takes_a_client_once_it_has_one_and_says_it_once(
+    tmp_path: Path,
+) -> None:
+    script = [sys.executable, "-c", _SHORT_OF_DESCRIPTORS, str(tmp_path / "s.sock")]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert said.count("connection not accepted") == 1
