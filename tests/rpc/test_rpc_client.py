@@ -114,7 +114,7 @@ def test_a_server_that_goes_away_is_an_error(tmp_path: Path) -> None:
 
 
 _SHORT_OF_DESCRIPTORS = """
-import os, pathlib, resource, sys, threading
+import os, pathlib, resource, sys, time
 from snapshotter.rpc.client import Caller
 from snapshotter.rpc.server import Server
 from snapshotter.sockets import listen_unix
@@ -131,7 +131,9 @@ try:
 except OSError:
     os.close(taken.pop())
 late = Caller(str(path), timeout=20)  # with the last descriptor: none is left to accept it
-threading.Timer(1, lambda: os.close(taken.pop())).start()
+time.sleep(1)
+while taken:
+    os.close(taken.pop())
 assert late.call("/service/Echo", b"at last") == b"at last"
 """
 
