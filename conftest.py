@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 
 import pytest
+import structlog
 
 from integration.harness.secrets import Guard, Watch
 
@@ -37,3 +38,10 @@ def _no_secret_comes_out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     assert not seen, f"secrets among the arguments of {', '.join(seen)}"
     found = _guard.files(tmp_path_factory.getbasetemp())
     assert not found, f"secrets in {', '.join(map(str, found))}"
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_a_library() -> Iterator[None]:
+    """A command that a test runs in this process sets up logging for all that come after it."""
+    yield
+    structlog.reset_defaults()

@@ -116,7 +116,7 @@ def test_bytes_metadata_and_deadline_go_through(channel: grpc.Channel, backend: 
     assert backend.metadata["traceparent"] == "00-1"
     assert backend.metadata["binary-bin"] == b"\xff"
     assert backend.remaining is not None
-    assert 0 < backend.remaining <= 50
+    assert 0 < backend.remaining <= 51  # gRPC rounds up what it says of the time left
     assert ("begin", "yes") in [tuple(pair) for pair in call.initial_metadata()]
     assert ("end-bin", b"\x00\xff") in [tuple(pair) for pair in call.trailing_metadata()]
 
