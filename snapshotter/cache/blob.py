@@ -33,11 +33,6 @@ log = structlog.get_logger(__name__)
 HASH_STEP = 4 << 20
 """Bytes hashed between two looks at whether to stop."""
 
-_PORTION = 64 << 10
-"""Bytes of one write. ext4 and XFS make folios as large as the write is, out of large blocks of
-free memory, which on a virtual machine are what its host has taken back: on one, reading 1 GiB
-for the first time took 2.7 s with writes of 1 MiB, and 2.0 s with these."""
-
 RWF_DONTCACHE = 0x80
 """include/uapi/linux/fs.h, Linux 6.14: write back at once, and drop the pages then."""
 
@@ -476,8 +471,7 @@ class Blob:
         written = 0
         try:
             while written < len(data):
-                portion = data[written : written + _PORTION]
-                written += self._writev(portion, start + written, passing=passing)
+                written += self._writev(data[written:], start + written, passing=passing)
         except OSError as error:
             message = f"cannot write {self.path} of the cache: {error.strerror}"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
