@@ -144,9 +144,12 @@ def test_a_model_larger_than_the_quota_is_read_right_and_the_quota_is_kept(
         assert MIB < most < 12 * MIB + MIB  # maps, directories, and ends of blocks
         assert stage.used() <= 12 * MIB
         assert stage.snapshotter.status()["cache"]["allowed_bytes"] == 12 * MIB
-        log = (machine.logs / "modelpack-snapshotter.log").read_text()
-        assert "Traceback" not in log
-        assert ("cache evicted" in log) == (in_use == "0s")
+        log = machine.logs / "modelpack-snapshotter.log"
+        if in_use == "0s":  # the kernel has what was read: three readings may take no second
+            stage.until(lambda: "cache evicted" in log.read_text())
+        else:
+            assert "cache evicted" not in log.read_text()
+        assert "Traceback" not in log.read_text()
 
 
 def test_compressed_layers_share_the_quota_and_a_new_model_pushes_out_an_old_one(
