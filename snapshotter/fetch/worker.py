@@ -27,9 +27,8 @@ PASSING = 256 << 10
 """Bytes from which a piece need not stay in memory that was handed over as it came.
 
 The kernel keeps what it was answered in pages of the mount. A second copy in pages of the
-cache's file is of use to nobody, and a page that was never used before is what a fetched byte
-costs most, so that the file's pages are better used over and over. Smaller pieces would make
-too many small writes of it.
+cache's file is of use to nobody meanwhile, so that the file's pages are better used for the
+bytes to come. Smaller pieces would make too many small writes of it.
 """
 
 
