@@ -65,9 +65,9 @@ def test_killed_at_any_moment_the_maps_claim_only_right_bytes(zygote, tmp_path) 
     survived = 0
     for seed in range(KILLS):
         root = tmp_path / f"cache-{seed % 4}"  # each goes on where one was killed
-        zygote.storm(root, str(seed), rng.random() * 0.08)
+        zygote.storm(root, str(seed), rng.random() * 0.2)
         survived += cache_storm.check(root, lose_unclaimed=True) > 0
-    assert survived > KILLS // 4, "hardly anything was ever durable"
+    assert survived > KILLS // 2, f"only {survived} times anything was durable"
 
 
 def faults() -> list[int]:
