@@ -12,6 +12,7 @@ from enum import StrEnum
 from snapshotter.artifact.chunks import ChunkDigests
 from snapshotter.artifact.digest import Digest, encoded
 from snapshotter.artifact.errors import ArtifactError
+from snapshotter.buffers import page_aligned
 from snapshotter.cache.blob import HASH_STEP, Blob
 from snapshotter.cache.documents import parse_name
 from snapshotter.cache.errors import CacheError, DigestMismatch, Unreadable
@@ -121,7 +122,7 @@ def audit(
 
 def _chunks(blob: Blob, chunks: ChunkDigests) -> Iterator[tuple[int, int, bool]]:
     """Each chunk all of which is there, and whether it is right."""
-    buffer = memoryview(bytearray(min(chunks.chunk_size, blob.size)))
+    buffer = page_aligned(max(1, min(chunks.chunk_size, blob.size)))
     for number in range(len(chunks)):
         start, end = chunks.span(number)
         losses = blob.losses

@@ -10,6 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from snapshotter.artifact.digest import Digest, algorithm
+from snapshotter.buffers import page_aligned
 from snapshotter.cache.errors import Unreadable
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Verification:
         gap = blob.first_gap(self._position, self._size)
         end = min(self._size if gap is None else gap[0], self._position + limit)
         done = 0
-        buffer = memoryview(bytearray(min(_READ, end - self._position)))
+        buffer = page_aligned(max(1, min(_READ, end - self._position)))
         while (offset := self._position + done) < end:
             count = blob.readinto(offset, buffer[: end - offset])
             if count == 0:

@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from snapshotter.buffers import page_aligned
 from snapshotter.cache.blob import Blob, BlobState
 from snapshotter.cache.errors import CacheError, Unreadable
 from snapshotter.cache.quarantine import Quarantine
@@ -286,10 +287,10 @@ class Fetcher:
             hand_over(read, failure)
         elif there:
             if not hasattr(self._local, "scratch"):
-                self._local.scratch = bytearray(PIECE)
+                self._local.scratch = page_aligned(PIECE)
             self.answer(read, self._local.scratch)
 
-    def answer(self, read: Read, scratch: bytearray) -> None:
+    def answer(self, read: Read, scratch: memoryview) -> None:
         """Answer a read whose bytes are all there (for workers, see :class:`worker.Board`)."""
         blob = read.download.blob
         losses = blob.losses

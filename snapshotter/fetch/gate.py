@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import structlog
 
 from snapshotter.artifact.chunks import ChunkDigests
+from snapshotter.buffers import page_aligned
 from snapshotter.cache.blob import Blob
 from snapshotter.cache.errors import Unreadable
 from snapshotter.fetch.errors import FetchError
@@ -294,8 +295,8 @@ class ChunkGate:
     def _cached(self, start: int, end: int) -> memoryview:
         """Valid until this thread's next call. Raises :class:`Unreadable`."""
         if not hasattr(self._local, "buffer"):
-            self._local.buffer = bytearray(min(self._chunks.chunk_size, self._blob.size))
-        view = memoryview(self._local.buffer)[: end - start]
+            self._local.buffer = page_aligned(min(self._chunks.chunk_size, self._blob.size))
+        view: memoryview = self._local.buffer[: end - start]
         self._blob.readinto(start, view)
         return view
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import structlog
 
+from snapshotter.buffers import page_aligned
 from snapshotter.cache.blob import Blob
 from snapshotter.cache.errors import CacheError
 from snapshotter.fetch.records import Flight, Read, ReadResult
@@ -49,7 +50,7 @@ class Board(Protocol):
         self, flight: Flight, data: memoryview, failure: CacheError | None
     ) -> list[Read]: ...
 
-    def answer(self, read: Read, scratch: bytearray) -> None: ...
+    def answer(self, read: Read, scratch: memoryview) -> None: ...
 
 
 class Worker:
@@ -57,8 +58,8 @@ class Worker:
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._buffer = memoryview(bytearray(PIECE))
-        self._scratch = bytearray(PIECE)
+        self._buffer = page_aligned(PIECE)
+        self._scratch = page_aligned(PIECE)
         self._step = _FIRST_STEP
 
     def fly(self, flight: Flight) -> None:
@@ -128,7 +129,7 @@ def hand_over(read: Read, result: ReadResult) -> None:
         log.exception("the receiver of a read failed", start=read.start, end=read.end)
 
 
-def from_cache(blob: Blob, read: Read, scratch: bytearray) -> memoryview:
+def from_cache(blob: Blob, read: Read, scratch: memoryview) -> memoryview:
     """The bytes of ``read``, which are all there or received, in ``scratch`` where they fit.
 
     Raises :class:`CacheError` when the disk does not give them.
@@ -139,6 +140,6 @@ def from_cache(blob: Blob, read: Read, scratch: bytearray) -> memoryview:
             blob.readinto(start, view[start - read.start : end - read.start])
         return view.toreadonly()
     size = read.end - read.start
-    view = memoryview(scratch if size <= len(scratch) else bytearray(size))[:size]
+    view = scratch[:size] if size <= len(scratch) else page_aligned(size)
     blob.readinto(read.start, view)
     return view.toreadonly()

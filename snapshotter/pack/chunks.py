@@ -27,6 +27,7 @@ from snapshotter.artifact.chunks import (
 from snapshotter.artifact.descriptor import Descriptor
 from snapshotter.artifact.digest import Digest, algorithm, encoded
 from snapshotter.artifact.manifest import Manifest, parse
+from snapshotter.buffers import page_aligned
 from snapshotter.pack.errors import BuildError
 from snapshotter.pack.progress import Progress, Silent
 from snapshotter.pack.record import BuildRecord
@@ -173,7 +174,7 @@ def publish_list(
 
 def _stream(origin: BlobOrigin, told: Progress) -> Iterator[ReadableBuffer]:
     """A whole blob in order; temporary errors are tried again where they came."""
-    buffer = memoryview(bytearray(_PIECE))
+    buffer = page_aligned(_PIECE)
     position, failures = 0, 0
     while position < origin.size:
         try:

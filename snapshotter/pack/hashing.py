@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapshotter.artifact.digest import Digest
+from snapshotter.buffers import page_aligned
 from snapshotter.opening import open_resolved
 from snapshotter.pack.errors import BuildError, SourceChanged
 from snapshotter.pack.progress import Progress
@@ -46,7 +47,7 @@ def hash_all(jobs: Sequence[Job], progress: Progress) -> dict[Job, Digest]:
 
 def _hash(job: Job, progress: Progress, stop: threading.Event) -> Digest:
     sha = hashlib.sha256(job.header)
-    buffer = memoryview(bytearray(_PIECE))
+    buffer = page_aligned(_PIECE)
     left = job.size
     try:
         with open_resolved(job.source) as file:

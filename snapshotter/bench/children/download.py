@@ -19,6 +19,7 @@ from typing import Any
 from snapshotter.artifact.descriptor import Descriptor
 from snapshotter.artifact.digest import parse_digest
 from snapshotter.bench.children.talk import answer_all
+from snapshotter.buffers import page_aligned
 from snapshotter.config import parse_config
 from snapshotter.errors import ModelpackError
 from snapshotter.registry.blobs import BlobOrigin
@@ -70,7 +71,7 @@ class Download:
         }
 
     def _take(self) -> None:
-        buffer = memoryview(bytearray(_PIECE))
+        buffer = page_aligned(_PIECE)
         while not self._errors:
             try:
                 origin, fd, start, end = self._work.get_nowait()

@@ -32,6 +32,11 @@ _TICK = 0.01
 """Seconds between two points of a time line."""
 
 
+def _page_aligned(size: int) -> mmap.mmap:
+    """A buffer that copies go into at full speed, see :mod:`snapshotter.buffers`."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 class Job:
     """What one process reads at once."""
 
@@ -83,7 +88,7 @@ class Job:
 
     def _read(self, number: int) -> None:
         files = {index: os.open(self.paths[index], os.O_RDONLY) for index in self._files(number)}
-        buffer = memoryview(bytearray(self.block))
+        buffer = memoryview(_page_aligned(self.block))
         record = _Record(self.points[number], self.latencies if self.wants_latencies else None)
         try:
             for index, offset, length in self.streams[number]:
@@ -101,8 +106,8 @@ class Job:
 
     def _read_mapped(self, number: int) -> None:
         maps = {index: _Mapping(self.paths[index]) for index in self._files(number)}
-        keep = ctypes.create_string_buffer(self.block)
-        target = ctypes.addressof(keep)
+        keep = _page_aligned(self.block)
+        target = ctypes.addressof(ctypes.c_char.from_buffer(keep))
         record = _Record(self.points[number], self.latencies if self.wants_latencies else None)
         try:
             for index, offset, length in self.streams[number]:
