@@ -10,6 +10,7 @@ needed.
 from __future__ import annotations
 
 import mmap
+import threading
 
 
 def page_aligned(size: int) -> memoryview:
@@ -20,3 +21,18 @@ def page_aligned(size: int) -> memoryview:
     if size < 1:
         raise ValueError(f"a buffer of {size} bytes")
     return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+class ThreadBuffer:
+    """A buffer for each thread that asks for one, made at its first call."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._local = threading.local()
+
+    def get(self) -> memoryview:
+        """The one of this thread; what was in it is gone when the same thread uses it again."""
+        if not hasattr(self._local, "buffer"):
+            self._local.buffer = page_aligned(self._size)
+        buffer: memoryview = self._local.buffer
+        return buffer

@@ -10,13 +10,14 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from snapshotter.artifact.digest import Digest, algorithm
-from snapshotter.buffers import page_aligned
+from snapshotter.buffers import ThreadBuffer
 from snapshotter.cache.errors import Unreadable
 
 if TYPE_CHECKING:
     from snapshotter.cache.blob import Blob
 
 _READ = 1 << 20
+_buffers = ThreadBuffer(_READ)
 
 
 class Verification:
@@ -55,7 +56,7 @@ class Verification:
         gap = blob.first_gap(self._position, self._size)
         end = min(self._size if gap is None else gap[0], self._position + limit)
         done = 0
-        buffer = page_aligned(max(1, min(_READ, end - self._position)))
+        buffer = _buffers.get()
         while (offset := self._position + done) < end:
             count = blob.readinto(offset, buffer[: end - offset])
             if count == 0:

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from snapshotter.buffers import page_aligned
+from snapshotter.buffers import ThreadBuffer
 from snapshotter.cache.blob import Blob, BlobState
 from snapshotter.cache.errors import CacheError, Unreadable
 from snapshotter.cache.quarantine import Quarantine
@@ -26,17 +26,18 @@ from snapshotter.cache.space import Space
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.gate import Gate
 from snapshotter.fetch.gates import Crew, gate_of
+from snapshotter.fetch.hot import PIECE, HotPieces
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.plan import backoff, next_range
 from snapshotter.fetch.pressure import CpuPressure
-from snapshotter.fetch.records import Download, Flight, LoadedModel, Read, ReadResult
+from snapshotter.fetch.records import Download, Fate, Flight, LoadedModel, Read, ReadResult
 from snapshotter.fetch.state import State
 from snapshotter.fetch.stats import FetchStats
 from snapshotter.fetch.streams import Run
 from snapshotter.fetch.strict import StrictGate
 from snapshotter.fetch.verifier import Verifier
 from snapshotter.fetch.verify_options import VerifyOptions
-from snapshotter.fetch.worker import PASSING, PIECE, Worker, from_cache, hand_over
+from snapshotter.fetch.worker import PASSING, Worker, from_cache, hand_over
 from snapshotter.registry.blobs import BlobOrigin, RangeBody
 from snapshotter.registry.errors import Busy, RegistryError
 from snapshotter.throttle import Throttle
@@ -86,13 +87,14 @@ class Fetcher:
         self._crew = Crew()
         self._state = State(options)
         self._pressure = CpuPressure()
+        self._hot = HotPieces(options.memory)
         self._downloads: WeakValueDictionary[Digest, Download] = WeakValueDictionary()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._told = Throttle()
         self._idle = 0
         self._closed = False
-        self._local = threading.local()
+        self._scratch = ThreadBuffer(PIECE)
         self._verifier = Verifier(
             self._verified,
             self.condemn,
@@ -146,6 +148,9 @@ class Fetcher:
         """Fetch nothing more for ``model`` but what is being waited for. Idempotent."""
         with self._lock:
             self._state.remove_model(model)
+            gone = [download.blob for download in model.origins if not download.models]
+        for blob in gone:
+            self._hot.forget(blob)
 
     def arrange(
         self, model: LoadedModel, order: Sequence[Blob], pieces: Mapping[Blob, Sequence[int]]
@@ -286,15 +291,20 @@ class Fetcher:
         if failure is not None:
             hand_over(read, failure)
         elif there:
-            if not hasattr(self._local, "scratch"):
-                self._local.scratch = page_aligned(PIECE)
-            self.answer(read, self._local.scratch)
+            self.answer(read, self._scratch.get())
 
     def answer(self, read: Read, scratch: memoryview) -> None:
         """Answer a read whose bytes are all there (for workers, see :class:`worker.Board`)."""
         blob = read.download.blob
         losses = blob.losses
         there = not read.download.lacks(read)
+        if there and (taken := self._hot.take(blob, read.start, read.end)) is not None:
+            try:
+                hand_over(read, taken.views)
+                self.stats.count_hot(read.end - read.start)
+            finally:
+                self._hot.put_back(taken)
+            return
         try:
             data = from_cache(blob, read, scratch) if there else memoryview(b"")
         except Unreadable as error:
@@ -310,7 +320,7 @@ class Fetcher:
     # Connections' threads
 
     def _run(self) -> None:
-        worker = Worker(self)
+        worker = Worker(self, self._hot)
         while self._fly_next(worker):
             pass
 
@@ -380,9 +390,9 @@ class Fetcher:
             if download is not None:
                 self._state.forget(download)
 
-    def passing(self, flight: Flight, end: int) -> bool:
+    def fate(self, flight: Flight, end: int) -> Fate:
         with self._lock:
-            return self._state.passing(flight, end)
+            return self._state.fate(flight, end, time.monotonic())
 
     def landed(self, flight: Flight, data: memoryview, failure: CacheError | None) -> list[Read]:
         self.stats.count_bytes(len(data))

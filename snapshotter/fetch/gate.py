@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import structlog
 
 from snapshotter.artifact.chunks import ChunkDigests
-from snapshotter.buffers import page_aligned
+from snapshotter.buffers import ThreadBuffer
 from snapshotter.cache.blob import Blob
 from snapshotter.cache.errors import Unreadable
 from snapshotter.fetch.errors import FetchError
@@ -139,7 +139,7 @@ class ChunkGate:
         self._bad: dict[int, tuple[float, FetchError]] = {}
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._closed = False
-        self._local = threading.local()
+        self._buffer = ThreadBuffer(min(chunks.chunk_size, blob.size))
 
     def read(
         self, model: LoadedModel, start: int, end: int, stream: Hashable, deliver: Deliver
@@ -294,9 +294,7 @@ class ChunkGate:
 
     def _cached(self, start: int, end: int) -> memoryview:
         """Valid until this thread's next call. Raises :class:`Unreadable`."""
-        if not hasattr(self._local, "buffer"):
-            self._local.buffer = page_aligned(min(self._chunks.chunk_size, self._blob.size))
-        view: memoryview = self._local.buffer[: end - start]
+        view = self._buffer.get()[: end - start]
         self._blob.readinto(start, view)
         return view
 

@@ -33,6 +33,10 @@ class FetchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How far ahead of a sequential reader is fetched at most; it begins with 1 MiB and keeps
     twice what was read in a row."""
 
+    memory: ByteSize = ByteSize(64 * _MIB)
+    """Of what is fetched ahead of readers, how much stays in the daemon's memory until they come
+    to it, in addition to the cache. Where CPU time is short no more than this is fetched ahead."""
+
     background: bool = True
     """Complete a model that is being read, in the order of its files, with the connections that
     readers leave free."""
@@ -61,5 +65,7 @@ class FetchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError("reserved must be 0 or more and less than connections")
         if self.background_rate < 0:
             raise ValueError("background_rate must be 0 or more")
+        if self.memory < 0:
+            raise ValueError("memory must be 0 or more")
         if self.grain < 1 or self.range_size < self.grain:
             raise ValueError("range_size must be grain or more, and grain 1 or more")

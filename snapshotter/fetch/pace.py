@@ -1,12 +1,14 @@
-"""How many ranges at once? As many as make it faster, found by trying. Pure.
+"""How many ranges at once, and how large? As many as make it faster, found by trying. Pure.
 
 A registry on the same rack is at its best with a few connections, and every further one costs
 it and us; one that is far away, or gives each connection its share, needs many. So the number
-grows while throughput grows with it, and goes back when it did not.
+grows while throughput grows with it, and goes back when it did not. Each request costs a
+registry some milliseconds, whatever it brings: where a connection is quick, ranges are larger.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 FIRST = 4
@@ -15,6 +17,10 @@ FAR = 0.015
 """Seconds until the first bytes of a range from which on a registry is far away."""
 FIRST_FAR = 8
 """Ranges at once from a registry that is far away, before anything else is known."""
+LASTS = 0.2
+"""Seconds that a large range takes at least, for what one connection has brought so far."""
+TELLING = 4 << 20
+"""Bytes of a range from which on its rate says something."""
 GAIN = 1.08
 """Throughput must grow by this much to make more connections worth it."""
 SECONDS = 0.4
@@ -40,14 +46,29 @@ class Pace:
     count: int = 0
     next_trial: float = 0.0
     pause: float = PAUSE
+    nearest: float = math.inf
+    """Seconds until the first bytes of a range arrived, when it was quickest."""
+    quick: float = 0.0
+    """Bytes that one connection brings in ``LASTS``; 0 while nobody knows."""
 
     def __post_init__(self) -> None:
         self.limit = min(self.limit, self.most)
 
     def began(self, waited: float) -> None:
-        """The first bytes of a range arrived ``waited`` seconds after it was asked for."""
-        if waited > FAR and not self.best:
+        """The first bytes of a range arrived ``waited`` seconds after it was asked for.
+
+        A wait says how far away the registry is only if all are so long: on a busy node any is.
+        """
+        self.nearest = min(self.nearest, waited)
+        if self.nearest > FAR and not self.best:
             self.limit = min(self.most, max(self.limit, FIRST_FAR))
+
+    def ended(self, count: int, took: float) -> None:
+        """A range of ``count`` bytes came in ``took`` seconds, the wait for it among them."""
+        if count < TELLING or took <= 0:
+            return
+        now = count / took * LASTS
+        self.quick = (3 * self.quick + now) / 4 if self.quick else now
 
     def landed(self, count: int, now: float, *, full: bool) -> None:
         """``count`` bytes arrived at ``now`` (seconds).

@@ -21,6 +21,9 @@ FIRST_WINDOW = 1 << 20
 KERNEL_AHEAD = 2 << 20
 """Bytes behind the end of what is really read that the kernel may ask for."""
 
+STRETCH = 4
+"""Times the configured size that a range may have where a connection is that quick."""
+
 LONG_WAIT = 0.5
 """Seconds a read waits for a flight to come to it before it gets a range of its own."""
 
@@ -42,7 +45,7 @@ def _demand(state: State, now: float) -> Range | None:
         gap = download.unclaimed(read.start, read.end, read.received)
         if gap is not None:
             room = now >= state.uncached_until and state.room(read.model, download)
-            return _demanded(read, gap, state.options, now, room)
+            return _demanded(state, read, gap, now, room)
         if (cutting := _overtaking(read, state.options, now)) is not None:
             return cutting
     return None
@@ -67,18 +70,17 @@ def _overtaking(read: Read, options: FetchOptions, now: float) -> Range | None:
     return None
 
 
-def _demanded(
-    read: Read, gap: tuple[int, int], options: FetchOptions, now: float, room: bool
-) -> Range:
+def _demanded(state: State, read: Read, gap: tuple[int, int], now: float, room: bool) -> Range:
     """``gap`` of ``read``, and around it what is likely to be read next."""
-    download, grain = read.download, options.grain
+    download, options = read.download, state.options
+    grain = options.grain
     start, end = gap[0] - gap[0] % grain, _round_up(gap[1], grain)
     streaming = (
         room and now >= download.stream_at and is_sequential(read.run, options.sequential_after)
     )
     if streaming:
-        ahead = _round_up(read.end, _step(read.run, options))
-        end = max(end, min(ahead, _reach(read.model, download, read.run, options, now)[1]))
+        ahead = _round_up(read.end, _step(state, read.model, download, read.run))
+        end = max(end, min(ahead, _reach(state, read.model, download, read.run, now)[1]))
     elif room and read.run.credit >= 2 * grain and read.run.reads > 1:
         # A run that begins: fetch as much again, so that it grows in few round trips.
         end = _round_up(read.end + read.run.credit, grain)
@@ -115,13 +117,13 @@ def _readahead(state: State, now: float) -> Range | None:
             continue
         if not state.room(model, download):
             continue
-        soon, last = _reach(model, download, run, state.options, now)
+        soon, last = _reach(state, model, download, run, now)
         gap = model.free(download, run.head, soon)
         if gap is None or (nearest is not None and gap[0] - run.head >= nearest[0]):
             continue
         # A whole step, though the window ends in it: a reader that everybody waits for would
         # have every megabyte it moves on fetched by a request of its own.
-        start, stop = _piece(model, download, gap[0], _step(run, state.options))
+        start, stop = _piece(model, download, gap[0], _step(state, model, download, run))
         piece = start, min(stop, last)
         nearest = gap[0] - run.head, Range(model, download, *piece, streaming=True)
     return nearest[1] if nearest else None
@@ -143,7 +145,7 @@ def _background(state: State, now: float) -> Range | None:
             begin = min(model.focus_offset, size) if download is model.focus else 0
             gap = model.free(download, begin, size) or model.free(download, 0, begin)
             if gap is not None:
-                piece = _piece(model, download, gap[0], state.options.range_size)
+                piece = _piece(model, download, gap[0], _largest(state, model, download))
                 return Range(model, download, *piece, streaming=True, background=True)
     return None
 
@@ -162,7 +164,7 @@ def _makes_way(state: State, model: LoadedModel, now: float) -> bool:
         if owner is model and now < run.last + LULL and not download.blob.complete
     ]
     return bool(runs) and not any(
-        model.free(download, run.head, min(run.head + _window(run, state.options), size))
+        model.free(download, run.head, min(run.head + _window(state, run), size))
         for run, download in runs
         for size in [download.blob.size]
     )
@@ -180,7 +182,7 @@ def backoff(options: FetchOptions, failures: int, asked: float | None, jitter: f
 
 
 def _reach(
-    model: LoadedModel, download: Download, run: Run, options: FetchOptions, now: float
+    state: State, model: LoadedModel, download: Download, run: Run, now: float
 ) -> tuple[int, int]:
     """Up to where to fetch ahead of ``run``, and where to stop in any case.
 
@@ -188,7 +190,7 @@ def _reach(
     A reader who has gone on from a tensor to the next probably wants them all; but where he
     ends, what was fetched ahead was in vain.
     """
-    size, window = download.blob.size, _window(run, options)
+    size, window = download.blob.size, _window(state, run)
     if now >= model.background_at or not download.pieces:
         return min(run.head + window, size), size
     tensor = _tensor_end(download, run)
@@ -211,19 +213,35 @@ def _tensor_end(download: Download, run: Run) -> int | None:
     return download.pieces[at]
 
 
-def _window(run: Run, options: FetchOptions) -> int:
-    return max(FIRST_WINDOW, min(2 * run.credit, options.readahead))
+def _window(state: State, run: Run) -> int:
+    """How far ahead of ``run`` to fetch.
+
+    Where CPU time is short, the fetching takes it from the reading that it is meant for, so it
+    is no use to be ahead by more than stays in memory.
+    """
+    most = state.options.readahead
+    if state.cpu_short and state.options.memory:
+        most = min(most, state.options.memory)
+    return max(FIRST_WINDOW, min(2 * run.credit, most))
 
 
-def _step(run: Run, options: FetchOptions) -> int:
+def _step(state: State, model: LoadedModel, download: Download, run: Run) -> int:
     """Size of the ranges ahead of ``run``: a quarter of the window, so that several come at once.
 
-    A power of two times the smallest, so that ranges of growing sizes end at the same places.
+    More where one connection is quick enough to bring more in a moment. A power of two times
+    the smallest, so that ranges of growing sizes end at the same places.
     """
-    step = FIRST_WINDOW
-    while step * 2 <= min(_window(run, options) // 4, options.range_size):
+    window, quick = _window(state, run), state.pace(model.registry_of(download)).quick
+    step, largest = FIRST_WINDOW, _largest(state, model, download)
+    while step * 2 <= min(max(window // 4, min(window, quick)), largest):
         step *= 2
-    return min(step, options.range_size)
+    return min(step, largest)
+
+
+def _largest(state: State, model: LoadedModel, download: Download) -> int:
+    """The largest range to ask for: more than is configured where it comes in a moment."""
+    most, quick = state.options.range_size, state.pace(model.registry_of(download)).quick
+    return most * max(1, min(STRETCH, int(quick // most)))
 
 
 def _piece(model: LoadedModel, download: Download, start: int, step: int) -> tuple[int, int]:

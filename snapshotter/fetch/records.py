@@ -5,6 +5,7 @@ Plain records; how they change is in state.py.
 
 from __future__ import annotations
 
+import enum
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -20,6 +21,17 @@ from snapshotter.registry.blobs import BlobOrigin, RangeBody
 
 ReadResult: TypeAlias = Sequence[memoryview] | FetchError
 """The bytes of a read, in order, valid only during the call that hands them over; or why not."""
+
+
+class Fate(enum.Enum):
+    """What becomes of bytes that have arrived."""
+
+    STAYS = "stays"
+    """Nobody is known to read them in a moment: they belong into the cache, and in its memory."""
+    SOON = "soon"
+    """Who reads forward is about to come to them."""
+    PASSES = "passes"
+    """Readers wait for all of them, and keep what they get."""
 
 
 @dataclass(slots=True, eq=False)

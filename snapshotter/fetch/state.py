@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from snapshotter.cache.ranges import RangeSet
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.pace import Pace
-from snapshotter.fetch.records import Download, Flight, LoadedModel, Range, Read
+from snapshotter.fetch.records import Download, Fate, Flight, LoadedModel, Range, Read
 from snapshotter.fetch.streams import Run, follow, is_sequential
 from snapshotter.registry.errors import Busy, LeftAlone
 
@@ -206,16 +206,29 @@ class State:
         flight.asked = max(position, min(end, flight.end))
         return flight.asked
 
-    def passing(self, flight: Flight, end: int) -> bool:
-        """Whether readers wait for all from the cursor to ``end``, and keep what they get.
+    def fate(self, flight: Flight, end: int, now: float) -> Fate:
+        """What becomes of the bytes from the cursor to ``end``, which have arrived.
 
         A gate reads again what came, to hash it, or to give it out later.
         """
         download, start = flight.download, flight.cursor
         if download.gate is not None:
-            return False
-        awaited = RangeSet((read.start, read.end) for read in download.reads)
-        return awaited.contains(start, end)
+            return Fate.STAYS
+        awaited = RangeSet(
+            (read.start, read.end)
+            for read in download.reads
+            if start <= read.start and read.end <= end
+        )
+        if awaited.contains(start, end):
+            return Fate.PASSES
+        soon = any(
+            where is download
+            and start <= run.head + self.options.memory
+            and run.head <= end
+            and now < run.last + LULL
+            for run, (_, where) in self.ahead.items()
+        )
+        return Fate.SOON if soon else Fate.STAYS
 
     def landed(self, flight: Flight, data: memoryview, *, cached: bool, now: float) -> list[Read]:
         """``data`` arrived at the cursor; take out the reads that can be answered now.
@@ -286,6 +299,8 @@ class State:
             elif download.exhausted:
                 failed = self._in_vain(flight, error, now)
             touched = [read for read in touched if read not in failed]
+        elif flight.streaming:
+            self.pace(flight.registry).ended(flight.cursor - flight.start, now - flight.began)
         for read in touched:
             read.pending = True
         return failed

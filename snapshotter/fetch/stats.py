@@ -20,6 +20,8 @@ class FetchStats:
         """Bytes received from origins."""
         self.requests = 0
         """Ranges asked for."""
+        self.hot_bytes = 0
+        """Bytes that readers got from the buffers they arrived in, some time after they did."""
         self.right_chunks = 0
         """Chunks that were hashed and are what a trusted list says."""
         self.wrong_chunks = 0
@@ -32,6 +34,10 @@ class FetchStats:
     def count_request(self) -> None:
         with self._lock:
             self.requests += 1
+
+    def count_hot(self, count: int) -> None:
+        with self._lock:
+            self.hot_bytes += count
 
     def count_chunk(self, *, right: bool) -> None:
         with self._lock:

@@ -14,14 +14,13 @@ import structlog
 from snapshotter.buffers import page_aligned
 from snapshotter.cache.blob import Blob
 from snapshotter.cache.errors import CacheError
-from snapshotter.fetch.records import Flight, Read, ReadResult
+from snapshotter.fetch.hot import PIECE, HotPieces
+from snapshotter.fetch.records import Fate, Flight, Read, ReadResult
 from snapshotter.registry.blobs import RangeBody
 from snapshotter.registry.errors import Unreachable
 
 log = structlog.get_logger(__name__)
 
-PIECE = 1 << 20
-"""Bytes received before they are written and counted as there, when nobody waits for fewer."""
 _FIRST_STEP = 64 << 10
 
 PASSING = 256 << 10
@@ -31,6 +30,8 @@ The kernel keeps what it was answered in pages of the mount. A second copy in pa
 cache's file is of use to nobody meanwhile, so that the file's pages are better used for the
 bytes to come. Smaller pieces would make too many small writes of it.
 """
+_KEPT = PIECE // 2
+"""Bytes from which a piece is worth a buffer until it is read."""
 
 
 class Board(Protocol):
@@ -42,8 +43,8 @@ class Board(Protocol):
         """About to receive bytes ``position`` to ``end``; where to stop instead, if earlier."""
         ...
 
-    def passing(self, flight: Flight, end: int) -> bool:
-        """Whether readers wait for all from the cursor to ``end``, and keep what they get."""
+    def fate(self, flight: Flight, end: int) -> Fate:
+        """What becomes of the bytes from the cursor to ``end``, which have arrived."""
         ...
 
     def landed(
@@ -56,9 +57,11 @@ class Board(Protocol):
 class Worker:
     """The buffers of one connection's thread. Not thread-safe."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, hot: HotPieces) -> None:
         self._board = board
-        self._buffer = page_aligned(PIECE)
+        self._hot = hot
+        self._lent: memoryview | None = None
+        self._own = page_aligned(PIECE)
         self._scratch = page_aligned(PIECE)
         self._step = _FIRST_STEP
 
@@ -71,18 +74,20 @@ class Worker:
 
     def _receive(self, flight: Flight, body: RangeBody, name: str) -> None:
         filled = 0
+        buffer = self._borrow()
         try:
             while (position := flight.cursor + filled) < (end := flight.end):
                 due = min(flight.due, flight.cursor + PIECE)
                 if position >= due:
-                    self._land(flight, self._buffer[:filled])
+                    self._land(flight, buffer, filled)
                     filled = 0
+                    buffer = self._borrow()
                     continue
                 stop = self._board.asking(flight, position, min(end, due, position + self._step))
                 if stop <= position:
                     continue  # cut off meanwhile
                 count = stop - position
-                count = self._readinto(body, self._buffer[filled : filled + count])
+                count = self._readinto(body, buffer[filled : filled + count])
                 if count == 0:
                     raise Unreachable(
                         f"{name}: the body of bytes {flight.start}-{end - 1} "
@@ -92,7 +97,16 @@ class Worker:
                 filled += count
         finally:
             if filled:
-                self._land(flight, self._buffer[:filled])
+                self._land(flight, buffer, filled)
+            if self._lent is not None:
+                self._hot.give_back(self._lent)
+                self._lent = None
+
+    def _borrow(self) -> memoryview:
+        """What to receive into: a buffer that can be kept, or else our own."""
+        if self._lent is None:
+            self._lent = self._hot.lend()
+        return self._own if self._lent is None else self._lent
 
     def _readinto(self, body: RangeBody, buffer: memoryview) -> int:
         # The origin fills the buffer before it returns. Steps of some ten milliseconds
@@ -106,19 +120,29 @@ class Worker:
             self._step = min(PIECE, self._step * 2)
         return count
 
-    def _land(self, flight: Flight, data: memoryview) -> None:
-        start, blob = flight.cursor, flight.download.blob
-        failure = None
-        passing = len(data) >= PASSING and self._board.passing(flight, start + len(data))
+    def _land(self, flight: Flight, buffer: memoryview, size: int) -> None:
+        start, blob, data = flight.cursor, flight.download.blob, buffer[:size]
+        fate = self._board.fate(flight, start + size) if size >= PASSING else Fate.STAYS
+        piece = None
+        if fate is Fate.SOON:
+            if self._lent is not None and size >= _KEPT:
+                piece = self._hot.keep(blob, start, self._lent, size)
+                self._lent = None
+            else:
+                fate = Fate.STAYS
+        failure, given = None, 0
         try:
-            blob.write(start, data, passing=passing)
+            blob.write(start, data, passing=fate is not Fate.STAYS)
         except CacheError as error:
             failure = error
         for read in self._board.landed(flight, data, failure):
-            if start <= read.start and read.end <= start + len(data):
+            if start <= read.start and read.end <= start + size:
                 hand_over(read, (data[read.start - start : read.end - start].toreadonly(),))
+                given += read.end - read.start
             else:
                 self._board.answer(read, self._scratch)
+        if piece is not None:
+            self._hot.done(piece, read=given, good=failure is None)
 
 
 def hand_over(read: Read, result: ReadResult) -> None:

@@ -7,7 +7,8 @@ import os
 import random
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from snapshotter.cache.store import BlobStore
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.fetcher import Fetcher, LoadedModel, ReadResult
 from snapshotter.fetch.options import FetchOptions
-from snapshotter.units import Seconds
+from snapshotter.units import ByteSize, Seconds
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 24 * MIB + 1234
@@ -88,6 +89,13 @@ class Answer:
         return result
 
 
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, "it never became true"
+        time.sleep(0.005)
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("source") / "blob"
@@ -131,6 +139,21 @@ def test_reading_forward_fetches_every_byte_once(stage) -> None:
     assert stage.model.fetched_bytes == SIZE
     assert stage.fetcher.stats.requests == len(stage.server.requests)
     assert stage.fetcher.stats.rate() > 0
+
+
+def test_reading_forward_is_answered_from_the_buffers_bytes_arrived_in(stage) -> None:
+    for offset in range(0, SIZE, MIB):
+        assert stage.read(offset, MIB) == CONTENT[offset : offset + MIB]
+        if offset:  # with the second read it is known to go forward: the next bytes come unasked
+            soon = min(offset + 2 * MIB, SIZE)
+            wait_until(lambda soon=soon: stage.blob.has(0, soon))
+    assert stage.fetcher.stats.hot_bytes > SIZE // 2
+
+
+@with_options(FetchOptions(background=False, memory=ByteSize(0), **QUICK))
+def test_without_memory_for_them_everything_comes_from_the_cache(stage) -> None:
+    assert stage.read_forward() == CONTENT
+    assert stage.fetcher.stats.hot_bytes == 0
 
 
 @pytest.mark.parametrize("stage", [FOREGROUND, COMPLETING], indirect=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from snapshotter.fetch.pace import FIRST, FIRST_FAR, Pace
+import pytest
+
+from snapshotter.fetch.pace import FIRST, FIRST_FAR, LASTS, Pace
 
 MB = 1_000_000
 STEP = 0.05
@@ -73,3 +75,21 @@ def test_what_was_found_by_trying_counts_more_than_a_slow_answer() -> None:
     fetch(pace, lambda n: 500 * MB, 5)
     pace.began(0.1)
     assert pace.limit == FIRST
+
+
+def test_a_wait_on_a_busy_node_does_not_make_a_registry_far_away() -> None:
+    pace = Pace(most=14)
+    pace.began(0.002)
+    pace.began(0.2)
+    assert pace.limit == FIRST
+
+
+def test_a_range_is_judged_by_what_its_connection_brings_in_a_moment() -> None:
+    pace = Pace(most=14)
+    pace.ended(1000, 0.001)
+    assert pace.quick == 0  # too small to tell
+    pace.ended(100 * MB, 1.0)
+    assert pace.quick == 100 * MB * LASTS
+    for _ in range(20):
+        pace.ended(16 * MB, 0.08)
+    assert pace.quick == pytest.approx(200 * MB * LASTS, rel=0.01)

@@ -14,7 +14,7 @@ from snapshotter.cache.ranges import RangeSet
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.pace import FIRST
 from snapshotter.fetch.plan import backoff, next_range
-from snapshotter.fetch.records import Download, Flight, LoadedModel, Read
+from snapshotter.fetch.records import Download, Fate, Flight, LoadedModel, Read
 from snapshotter.fetch.state import LULL, State
 from snapshotter.registry.errors import NotFound, Unreachable
 from snapshotter.units import ByteSize, Seconds
@@ -588,18 +588,24 @@ def test_what_readers_wait_for_need_not_stay_in_memory() -> None:
     play.read(0, 2 * MIB)
     flight = play.begin()
     assert flight is not None
-    assert play.state.passing(flight, MIB)
-    assert not play.state.passing(flight, 3 * MIB)
+    assert play.state.fate(flight, 2 * MIB, play.now) is Fate.PASSES
+    # A reader who needs more than that is answered later, and nobody may need the rest.
+    assert play.state.fate(flight, MIB, play.now) is Fate.STAYS
+    assert play.state.fate(flight, 3 * MIB, play.now) is Fate.STAYS
 
 
-def test_what_was_fetched_ahead_stays_in_memory_until_it_is_read() -> None:
-    play = Play(64 * MIB)
+def test_what_was_fetched_ahead_of_a_reader_stays_in_its_buffers() -> None:
+    play = Play(64 * MIB, options=FetchOptions(background=False, memory=ByteSize(4 * MIB)))
     play.read(0, MIB)
     play.read(MIB, MIB)
     flights = [flight for _ in range(4) if (flight := play.begin()) is not None]
     ahead = [flight for flight in flights if flight.start >= 2 * MIB]
     assert ahead
-    assert not any(play.state.passing(flight, flight.end) for flight in ahead)
+    for flight in ahead:
+        assert play.state.fate(flight, flight.end, play.now) is Fate.SOON
+        assert play.state.fate(flight, flight.end, play.now + LULL) is Fate.STAYS
+    ahead[0].cursor = 7 * MIB  # further ahead than there is memory for
+    assert play.state.fate(ahead[0], 8 * MIB, play.now) is Fate.STAYS
 
 
 def test_what_a_gate_has_to_hash_stays_in_memory() -> None:
@@ -608,7 +614,31 @@ def test_what_a_gate_has_to_hash_stays_in_memory() -> None:
     play.read(0, MIB)
     flight = play.begin()
     assert flight is not None
-    assert not play.state.passing(flight, MIB)
+    assert play.state.fate(flight, MIB, play.now) is Fate.STAYS
+
+
+def test_where_cpu_is_short_no_more_is_fetched_ahead_than_memory_holds() -> None:
+    options = FetchOptions(background=False, memory=ByteSize(16 * MIB))
+    ahead = {}
+    for short in (False, True):
+        play = Play(GIB, options=options)
+        play.state.cpu_short = short
+        play.read_forward(64 * MIB)
+        play.settle()
+        ahead[short] = play.model.fetched_bytes - 64 * MIB
+    assert ahead[False] >= 64 * MIB
+    assert ahead[True] <= 2 * 16 * MIB
+
+
+@pytest.mark.parametrize(
+    ("rate", "size"), [(10 * MIB, 16 * MIB), (160 * MIB, 32 * MIB), (GIB, 64 * MIB)]
+)
+def test_ranges_are_as_large_as_a_connection_brings_in_a_moment(rate: int, size: int) -> None:
+    play = Play(GIB, options=FetchOptions(background_delay=Seconds(0)))
+    play.state.pace("registry.example").ended(8 * MIB, 8 * MIB / rate)
+    play.read(0)
+    flights = [flight for _ in range(3) if (flight := play.begin()) is not None]
+    assert max(flight.end - flight.start for flight in flights) == size
 
 
 def short_of_cpu() -> Play:
