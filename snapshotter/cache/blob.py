@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from snapshotter.artifact.digest import Digest, encoded
+from snapshotter.cache.dropbehind import DropBehind
 from snapshotter.cache.errors import CacheError, CacheFull, DigestMismatch, Unreadable
 from snapshotter.cache.files import BlobFiles
 from snapshotter.cache.ranges import RangeSet
@@ -32,9 +33,6 @@ log = structlog.get_logger(__name__)
 
 HASH_STEP = 4 << 20
 """Bytes hashed between two looks at whether to stop."""
-
-RWF_DONTCACHE = 0x80
-"""include/uapi/linux/fs.h, Linux 6.14: write back at once, and drop the pages then."""
 
 
 class BlobState(enum.Enum):
@@ -81,7 +79,7 @@ class Blob:
         # their turn (i_rwsem): with a lock of our own they sleep.
         self._writing = threading.Lock()
         known = self._files.known
-        self._takes_passing = True
+        self._dropping = DropBehind()
         self._present = RangeSet(known.ranges if known else ())
         self._durable = self._present.copy()
         self._verified = known is not None and known.verified
@@ -484,13 +482,8 @@ class Blob:
         return counted
 
     def _writev(self, data: memoryview, offset: int, *, passing: bool) -> int:
-        if passing and self._takes_passing:
-            try:
-                return os.pwritev(self._files.fd, (data,), offset, RWF_DONTCACHE)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                    raise
-                self._takes_passing = False  # a kernel or a file system that cannot
+        if passing:
+            return self._dropping.write(self._files.fd, data, offset)
         return os.pwrite(self._files.fd, data, offset)
 
     def _add(self, start: int, end: int, losses: int) -> bool:

@@ -18,6 +18,9 @@ FIRST_WINDOW = 1 << 20
 """Bytes fetched ahead of a reader that has just proved sequential."""
 
 
+WANTED_WINDOW = 16 << 20
+"""The same where all of the model is to come anyway."""
+
 KERNEL_AHEAD = 2 << 20
 """Bytes behind the end of what is really read that the kernel may ask for."""
 
@@ -79,7 +82,7 @@ def _demanded(state: State, read: Read, gap: tuple[int, int], now: float, room: 
         room and now >= download.stream_at and is_sequential(read.run, options.sequential_after)
     )
     if streaming:
-        ahead = _round_up(read.end, _step(state, read.model, download, read.run))
+        ahead = _round_up(read.end, _step(state, read.model, download, read.run, now))
         end = max(end, min(ahead, _reach(state, read.model, download, read.run, now)[1]))
     elif room and read.run.credit >= 2 * grain and read.run.reads > 1:
         # A run that begins: fetch as much again, so that it grows in few round trips.
@@ -123,7 +126,7 @@ def _readahead(state: State, now: float) -> Range | None:
             continue
         # A whole step, though the window ends in it: a reader that everybody waits for would
         # have every megabyte it moves on fetched by a request of its own.
-        start, stop = _piece(model, download, gap[0], _step(state, model, download, run))
+        start, stop = _piece(model, download, gap[0], _step(state, model, download, run, now))
         piece = start, min(stop, last)
         nearest = gap[0] - run.head, Range(model, download, *piece, streaming=True)
     return nearest[1] if nearest else None
@@ -164,7 +167,7 @@ def _makes_way(state: State, model: LoadedModel, now: float) -> bool:
         if owner is model and now < run.last + LULL and not download.blob.complete
     ]
     return bool(runs) and not any(
-        model.free(download, run.head, min(run.head + _window(state, run), size))
+        model.free(download, run.head, min(run.head + _window(state, model, run, now), size))
         for run, download in runs
         for size in [download.blob.size]
     )
@@ -190,7 +193,7 @@ def _reach(
     A reader who has gone on from a tensor to the next probably wants them all; but where he
     ends, what was fetched ahead was in vain.
     """
-    size, window = download.blob.size, _window(state, run)
+    size, window = download.blob.size, _window(state, model, run, now)
     if now >= model.background_at or not download.pieces:
         return min(run.head + window, size), size
     tensor = _tensor_end(download, run)
@@ -213,25 +216,27 @@ def _tensor_end(download: Download, run: Run) -> int | None:
     return download.pieces[at]
 
 
-def _window(state: State, run: Run) -> int:
+def _window(state: State, model: LoadedModel, run: Run, now: float) -> int:
     """How far ahead of ``run`` to fetch.
 
-    Where CPU time is short, the fetching takes it from the reading that it is meant for, so it
-    is no use to be ahead by more than stays in memory.
+    It begins small, for the reader may end; not where all of the model is to come anyway. Where
+    CPU time is short, the fetching takes it from the reading that it is meant for, so it is no
+    use to be ahead by more than stays in memory.
     """
     most = state.options.readahead
     if state.cpu_short and state.options.memory:
         most = min(most, state.options.memory)
-    return max(FIRST_WINDOW, min(2 * run.credit, most))
+    least = FIRST_WINDOW if now < model.background_at else WANTED_WINDOW
+    return min(max(least, 2 * run.credit), max(FIRST_WINDOW, most))
 
 
-def _step(state: State, model: LoadedModel, download: Download, run: Run) -> int:
+def _step(state: State, model: LoadedModel, download: Download, run: Run, now: float) -> int:
     """Size of the ranges ahead of ``run``: a quarter of the window, so that several come at once.
 
     More where one connection is quick enough to bring more in a moment. A power of two times
     the smallest, so that ranges of growing sizes end at the same places.
     """
-    window, quick = _window(state, run), state.pace(model.registry_of(download)).quick
+    window, quick = _window(state, model, run, now), state.pace(model.registry_of(download)).quick
     step, largest = FIRST_WINDOW, _largest(state, model, download)
     while step * 2 <= min(max(window // 4, min(window, quick)), largest):
         step *= 2

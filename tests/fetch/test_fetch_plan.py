@@ -630,6 +630,19 @@ def test_where_cpu_is_short_no_more_is_fetched_ahead_than_memory_holds() -> None
     assert ahead[True] <= 2 * 16 * MIB
 
 
+def test_a_reader_of_a_model_that_is_to_come_anyway_has_much_ahead_from_the_start() -> None:
+    ahead = {}
+    for background in (False, True):
+        play = Play(GIB, options=FetchOptions(background=background))
+        play.read_forward(512 * KIB)
+        if background:
+            play.model.background_at = play.now
+        play.begin_all()
+        ahead[background] = max(flight.end for flight in play.state.flights)
+    assert ahead[False] <= 2 * MIB
+    assert ahead[True] >= 16 * MIB
+
+
 @pytest.mark.parametrize(
     ("rate", "size"), [(10 * MIB, 16 * MIB), (160 * MIB, 32 * MIB), (GIB, 64 * MIB)]
 )
