@@ -79,6 +79,9 @@ class NodeModels:
         check_allowed(ref, self._options)
         return self._mounts.mount(ref, lower=lower)
 
+    def bears_idmap(self, directory: Path) -> bool:
+        return self._mounts.bears_idmap(directory)
+
     def release(self, ref: ModelRef) -> None:
         self._mounts.release(ref)
 

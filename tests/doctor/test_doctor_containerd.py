@@ -100,6 +100,27 @@ def test_a_proxy_plugin_that_leads_elsewhere_is_no_way_to_the_daemon() -> None:
     assert WANTED.address in found.changes[0].text
 
 
+def test_a_snapshotter_that_does_not_say_it_maps_ids_is_warned_of() -> None:
+    (proxy,) = effective((2, 1)).proxies
+    findings = spoilt(proxies=(replace(proxy, capabilities=()),))
+    (found,) = [f for f in findings if f.level is Level.WARNING]
+    assert found.name == "remap-ids"
+    assert 'capabilities = ["remap-ids"]' in found.changes[0].text
+    # containerd 1.7 lets no proxy plugin say so.
+    (proxy,) = effective((1, 7)).proxies
+    assert proxy.capabilities == ()
+    assert "remap-ids" not in names(spoilt((1, 7), proxies=(proxy,)), *BAD)
+
+
+def test_a_runc_that_cannot_map_ids_is_warned_of_by_its_handlers() -> None:
+    facts = replace(good(default=True), user_namespaces={"runc": True, "modelpack": False})
+    (found,) = [f for f in judge(facts, WANTED) if f.level is Level.WARNING]
+    assert found.name == "user-namespaces"
+    assert "modelpack" in found.what
+    able = replace(facts, user_namespaces={"runc": True})
+    assert "user-namespaces" in names(judge(able, WANTED), Level.OK)
+
+
 def test_a_name_that_nerdctl_knows_is_warned_of() -> None:
     (proxy,) = effective((2, 1)).proxies
     named = replace(proxy, name="my-nydus")
