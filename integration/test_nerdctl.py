@@ -120,7 +120,11 @@ def test_a_directory_of_the_model_is_mounted(nerdctl: Nerdctl) -> None:
 
 
 def test_a_container_that_is_started_again_has_the_model_or_fails(
-    nerdctl: Nerdctl, snapshotter: Snapshotter, places: Places, model: PushedModel
+    nerdctl: Nerdctl,
+    snapshotter: Snapshotter,
+    places: Places,
+    registry: Registry,
+    model: PushedModel,
 ) -> None:
     """`nerdctl start` uses the specification of the first start. After a reboot nothing is
     mounted where it says, until somebody mounts that model; it is no empty directory."""
@@ -131,6 +135,7 @@ def test_a_container_that_is_started_again_has_the_model_or_fails(
     snapshotter.stop()
     nerdctl.containerd.stop()
     machine.reboot(places.state, machine.root / "containerd" / "state")
+    registry.start()
     snapshotter.start()
     nerdctl.containerd.start()
     with pytest.raises(ContainerError, match="no such file or directory"):
