@@ -12,7 +12,7 @@ import tomlkit
 
 from integration.harness.configuration import write_hosts
 from integration.harness.containerd import Containerd, Release, releases
-from integration.harness.machine import Machine
+from integration.harness.machine import CommandError, Machine
 from integration.harness.places import Places
 from integration.harness.registry import Registry
 from integration.harness.runc import maps_mounts, runcs
@@ -279,4 +279,12 @@ def test_mounts_that_containerd_does_not_see_are_found(
         status, findings = examine(snapshotter)
         assert status == 1
         assert of_level(findings, "error") == {"mounts-visible"}
+        # Nor is one mounted as an empty directory meanwhile.
+        model = push_model(snapshotter, registry)
+        snapshotter.modelpack("pull", "--as", "stub", model.tag)
+        target = str(machine.directory("mounted"))
+        with pytest.raises(CommandError, match="does not see the model"):
+            containerd.ctr("images", "mount", "--snapshotter", "modelpack", model.tag, target)
+        listed = containerd.ctr("snapshots", "--snapshotter", "modelpack", "ls")
+        assert "View" not in listed
         apart.stop()

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
-import struct
 import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +24,7 @@ from proto.containerd.services.version.v1 import version_pb2_grpc
 from proto.cri.runtime.v1 import api_pb2
 from proto.cri.runtime.v1.api_pb2_grpc import RuntimeServiceStub
 from snapshotter.doctor.effective import Effective, parse
+from snapshotter.sockets import listener_of
 
 _SECONDS = 5.0
 _DUMP_SECONDS = 15.0
@@ -104,22 +103,6 @@ def gather(address: Path) -> ContainerdFacts:
         user_namespaces=user_namespaces,
         exports_roots={proxy.root: Path(proxy.root).is_dir() for proxy in proxies if proxy.root},
     )
-
-
-def listener_of(address: Path) -> int | None:
-    """The process that listens on a unix socket; None when it is not to be known."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_SECONDS)
-        try:
-            probe.connect(str(address))
-            credentials = probe.getsockopt(
-                socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-            )
-        except OSError:
-            return None
-    pid: int = struct.unpack("3i", credentials)[0]
-    # 1 is systemd with socket activation, 0 a process of another namespace.
-    return pid if pid > 1 else None
 
 
 def dump(pid: int) -> tuple[str, Effective | None, str]:

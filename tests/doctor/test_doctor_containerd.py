@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from doctor_facts import VERSIONS, WANTED, effective, good, names, spoilt
 
 from snapshotter.artifact.mediatypes import MODEL_LAYER_TYPES
-from snapshotter.doctor.containerd import Plugin, config_of, gather, listener_of, started_at
+from snapshotter.doctor.containerd import Plugin, config_of, gather, started_at
 from snapshotter.doctor.effective import Proxy, parse
 from snapshotter.doctor.finding import Level
 from snapshotter.doctor.rules import direct, judge
@@ -199,10 +198,5 @@ def test_the_configuration_file_is_the_one_containerd_was_started_with(
     assert config_of(arguments, "/srv") == expected
 
 
-def test_who_listens_on_a_socket_is_known(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
-        listener.listen()
-        assert listener_of(tmp_path / "s") == os.getpid()
-    assert listener_of(tmp_path / "none") is None
+def test_when_a_process_started_is_known() -> None:
     assert started_at(os.getpid()) > started_at(1) > 0
