@@ -133,6 +133,11 @@ class Session:
         return self.negotiated is not None and InitFlag.PASSTHROUGH in self.negotiated.flags
 
     @property
+    def idmap(self) -> bool:
+        """Whether the mount may be id-mapped."""
+        return self.negotiated is not None and InitFlag.ALLOW_IDMAP in self.negotiated.flags
+
+    @property
     def parked(self) -> int:
         """How many reads are unanswered."""
         return len(self._dispatcher.parked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -150,30 +151,68 @@ def test_ctr(node: Node, places: Places, release: Release, registry: Registry) -
         assert sorted(listing.split()) == names
 
 
-def test_nerdctl(node: Node, newest_containerd: Containerd, registry: Registry) -> None:
-    """Without nerdctl itself where there is none: then what it needs, and what ctr does for it."""
+NERDCTL = shutil.which("nerdctl")
+
+
+def nerdctl_version() -> tuple[int, ...]:
+    assert NERDCTL is not None
+    said = subprocess.run([NERDCTL, "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"(\d+)\.(\d+)\.(\d+)", said.stdout)
+    assert found is not None, said.stdout
+    return tuple(map(int, found.groups()))
+
+
+def test_what_the_page_of_nerdctl_says_of_other_commands(
+    node: Node, newest_containerd: Containerd, registry: Registry
+) -> None:
+    """All but nerdctl's own, which are run below; what they need is in test_nerdctl.py."""
     model = node.push(registry)
     newest_containerd.import_rootfs()
-    newest_containerd.ctr("images", "tag", ROOTFS_IMAGE, f"{registry.host}/{SERVER}")
-    there = shutil.which("nerdctl") is not None
     printed = run_page(
         "nerdctl.md",
         node.machine,
         environment=node.environment(newest_containerd),
         exchanged=node.exchanged(model),
         restart=restarting(newest_containerd),
-        leave_out=lambda command: command.startswith("nerdctl") and not there,
+        leave_out=lambda command: command.startswith("nerdctl"),
         after=node.speak_plain_http,
     )
     assert len(found(printed, "modelpack pull")) == 1
-    # nerdctl pulls by containerd's own resolver, from the same directory and without labels.
-    newest_containerd.ctr(
-        *("images", "pull", "--local", "--hosts-dir", str(node.places.certs)),
-        *("--snapshotter", "modelpack", model.tag),
+
+
+@pytest.mark.skipif(NERDCTL is None, reason="no nerdctl on PATH: its commands are not run")
+def test_nerdctl(node: Node, newest_containerd: Containerd, registry: Registry) -> None:
+    model = node.push(registry)
+    machine = node.machine
+    newest_containerd.import_rootfs()
+    newest_containerd.ctr("images", "tag", ROOTFS_IMAGE, f"{registry.host}/{SERVER}")
+    own = machine.seen(Path("/etc")) / "nerdctl"
+    own.mkdir()
+    (own / "nerdctl.toml").write_text(
+        f'data_root = "{machine.directory("nerdctl")}"\n'
+        f'cni_netconfpath = "{machine.directory("nerdctl-cni")}"\n'
+        'cgroup_manager = "cgroupfs"\n'
+    )
+    environment = node.environment(newest_containerd)
+    has_image_mounts = nerdctl_version() > (2, 3, 4)
+    printed = run_page(
+        "nerdctl.md",
+        machine,
+        environment=environment,
+        exchanged={
+            **node.exchanged(model),
+            " --rm --network none": f" --rm --network none --cgroup-parent /{machine.cgroup}",
+        },
+        restart=restarting(newest_containerd),
+        leave_out=lambda command: "type=image" in command and not has_image_mounts,
+        after=node.speak_plain_http,
     )
     names = sorted({path.partition("/")[0] for path in model.sums})
-    for listing in found(printed, "nerdctl run"):
+    listings = found(printed, "nerdctl run") + found(printed, "nerdctl --snapshotter modelpack run")
+    assert len(listings) == 1 + has_image_mounts
+    for listing in listings:
         assert sorted(listing.split()) == names
+    assert model.tag not in newest_containerd.ctr("images", "ls", "-q").split()  # nerdctl rmi
 
 
 def test_k3s(node: Node, newest_containerd: Containerd, registry: Registry) -> None:

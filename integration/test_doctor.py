@@ -12,9 +12,10 @@ import tomlkit
 
 from integration.harness.configuration import write_hosts
 from integration.harness.containerd import Containerd, Release, releases
-from integration.harness.machine import Machine
+from integration.harness.machine import CommandError, Machine
 from integration.harness.places import Places
 from integration.harness.registry import Registry
+from integration.harness.runc import maps_mounts, runcs
 from integration.harness.snapshotter import PROGRAMS, Snapshotter
 from integration.models import push_model, suited
 
@@ -77,6 +78,8 @@ def test_nothing_is_wrong_with_the_sample_configuration(
         assert status == 0
         # Only pods of the modelpack handler mount models; 1.6 and 1.7 have no image volumes.
         known = {"pods"} if release.has_image_volumes else {"pods", "containerd-version"}
+        if release.has_image_volumes and not maps_mounts(next(runcs())):
+            known.add("user-namespaces")
         ours = {"daemon", "containerd", "mount namespaces", "registries", "images"}
         assert of_level([f for f in findings if f["part"] in ours], "warning") == known
         assert "runs-as-configured" in of_level(findings, "ok")
@@ -276,4 +279,12 @@ def test_mounts_that_containerd_does_not_see_are_found(
         status, findings = examine(snapshotter)
         assert status == 1
         assert of_level(findings, "error") == {"mounts-visible"}
+        # Nor is one mounted as an empty directory meanwhile.
+        model = push_model(snapshotter, registry)
+        snapshotter.modelpack("pull", "--as", "stub", model.tag)
+        target = str(machine.directory("mounted"))
+        with pytest.raises(CommandError, match="does not see the model"):
+            containerd.ctr("images", "mount", "--snapshotter", "modelpack", model.tag, target)
+        listed = containerd.ctr("snapshots", "--snapshotter", "modelpack", "ls")
+        assert "View" not in listed
         apart.stop()

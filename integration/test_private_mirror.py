@@ -11,7 +11,7 @@ from integration.harness.containerd import Containerd, Release
 from integration.harness.cri import Cri
 from integration.harness.machine import CommandError, Machine
 from integration.harness.places import Places
-from integration.harness.private import push_private_model
+from integration.harness.private import logged_in, push_private_model
 from integration.harness.registry import PASSWORD, USER, Registry
 from integration.harness.snapshotter import Snapshotter
 from integration.models import PushedModel, suited
@@ -65,6 +65,24 @@ def test_ctr_shows_the_mirror_the_user_it_was_given_and_the_model_is_read_with_i
     assert summed == model.sums[shard]
     machine.run(["umount", target])
     assert files_with(machine.root, PASSWORD.encode()) == []
+
+
+def test_a_client_that_shows_nothing_gets_what_the_node_may_see(
+    containerd: Containerd,
+    places: Places,
+    snapshotter: Snapshotter,
+    machine: Machine,
+    private_registry: Registry,
+    model: PushedModel,
+) -> None:
+    with logged_in(snapshotter, private_registry.host):
+        pull(containerd, places, model.tag)
+        target = str(machine.directory("mounted"))
+        mount_image(containerd, model.tag, target)
+        shard = next(name for name in model.sums if name.endswith(".safetensors"))
+        summed = machine.run(["sha256sum", f"{target}/{shard}"]).stdout.split()[0]
+        assert summed == model.sums[shard]
+        machine.run(["umount", target])
 
 
 @pytest.mark.parametrize("user", [(), ("--user", f"{USER}:wrong-password")])

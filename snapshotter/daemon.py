@@ -45,12 +45,13 @@ from snapshotter.logs import configure_logs
 from snapshotter.mounts.loader import Loader
 from snapshotter.mounts.table import Mounts
 from snapshotter.mounts.trust import Trust
+from snapshotter.mounts.visibility import check_seen
 from snapshotter.pinning import Pinning
 from snapshotter.registry.client import Registry
 from snapshotter.registry.keyring import NodeKeyring, PresentedKeyring, PullSecretKeyring
 from snapshotter.registry.pull_secrets import PullSecrets
 from snapshotter.snapshots.service import serve as serve_snapshots
-from snapshotter.sockets import prepare_socket
+from snapshotter.sockets import listener_of, prepare_socket
 from snapshotter.unmounting import unmount_all
 from snapshotter.unpack.unpacker import Unpacker
 
@@ -77,7 +78,12 @@ class NodeModels:
 
     def mount(self, ref: ModelRef, *, lower: bool = False) -> Path:
         check_allowed(ref, self._options)
-        return self._mounts.mount(ref, lower=lower)
+        directory = self._mounts.mount(ref, lower=lower)
+        check_seen(directory, listener_of(self._containerd.address), "containerd")
+        return directory
+
+    def bears_idmap(self, directory: Path) -> bool:
+        return self._mounts.bears_idmap(directory)
 
     def release(self, ref: ModelRef) -> None:
         self._mounts.release(ref)

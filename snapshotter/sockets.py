@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 import stat
+import struct
 from pathlib import Path
 
 from snapshotter.errors import ModelpackError
 
 _PATH_LIMIT = 107
 """``sun_path`` of unix(7) less its final NUL."""
+
+_LISTENER_SECONDS = 5.0
 
 
 class SocketError(ModelpackError):
@@ -52,6 +55,22 @@ def listen_unix(path: Path) -> socket.socket:
         listener.close()
         raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
     return listener
+
+
+def listener_of(path: Path) -> int | None:
+    """The process that listens on a unix socket; None when it is not to be known."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_LISTENER_SECONDS)
+        try:
+            probe.connect(str(path))
+            credentials = probe.getsockopt(
+                socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+            )
+        except OSError:
+            return None
+    pid: int = struct.unpack("3i", credentials)[0]
+    # 1 is systemd with socket activation, 0 a process of another namespace.
+    return pid if pid > 1 else None
 
 
 def _answers(path: Path) -> bool:

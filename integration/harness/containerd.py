@@ -16,6 +16,7 @@ from integration.harness.machine import REPOSITORY, CommandError, Machine
 from integration.harness.places import Places
 from integration.harness.processes import accepts
 from integration.harness.rootfs import ROOTFS_IMAGE, write_rootfs
+from integration.harness.runc import RUNC
 
 TOOLS = REPOSITORY / ".tools"
 
@@ -72,11 +73,13 @@ class Containerd:
         places: Places,
         *,
         additions: Mapping[str, Any] | None = None,
+        runc: Path | None = None,
     ) -> None:
         """Start it, and return when it answers.
 
         The daemon that ``places`` names may start later. ``additions`` is configuration
-        beyond the sample, such as another default snapshotter.
+        beyond the sample, such as another default snapshotter. ``runc`` is one of
+        :func:`harness.runc.runcs`, by default the machine's own.
         """
         self.machine = machine
         self.release = release
@@ -84,7 +87,7 @@ class Containerd:
         self.address = places.containerd
         self.environment = {
             **os.environ,
-            "PATH": f"{release.programs}:{TOOLS}/runc/usr/sbin:{os.environ['PATH']}",
+            "PATH": f"{(runc or RUNC).parent}:{release.programs}:{os.environ['PATH']}",
             "CONTAINERD_ADDRESS": str(self.address),
             "TMPDIR": str(machine.directory("tmp")),
         }

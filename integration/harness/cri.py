@@ -71,9 +71,15 @@ class Cri:
         self.images.RemoveImage(api.RemoveImageRequest(image=api.ImageSpec(image=reference)))
 
     @contextmanager
-    def pod(self, name: str = "pod", *, handler: str = "") -> Iterator[Pod]:
-        """A pod in the host's network, stopped and removed on leaving."""
-        pod = Pod(self, name, handler)
+    def pod(
+        self, name: str = "pod", *, handler: str = "", mapping: api.IDMapping | None = None
+    ) -> Iterator[Pod]:
+        """A pod in the host's network, stopped and removed on leaving.
+
+        With a ``mapping`` it has a user namespace, and a network namespace besides
+        (:func:`harness.pod_network.write_pod_network`).
+        """
+        pod = Pod(self, name, handler, mapping)
         try:
             yield pod
         finally:
@@ -93,15 +99,25 @@ class Cri:
 class Pod:
     """A running pod sandbox."""
 
-    def __init__(self, cri: Cri, name: str, handler: str) -> None:
+    def __init__(
+        self, cri: Cri, name: str, handler: str, mapping: api.IDMapping | None = None
+    ) -> None:
         self._cri = cri
-        host = api.NamespaceOption(network=api.NODE)
+        self._ids = [] if mapping is None else [mapping]
+        self._namespaces = api.NamespaceOption(network=api.NODE)
+        if mapping is not None:
+            self._namespaces = api.NamespaceOption(
+                network=api.POD,
+                userns_options=api.UserNamespace(mode=api.POD, uids=self._ids, gids=self._ids),
+            )
         self._config = api.PodSandboxConfig(
             metadata=api.PodSandboxMetadata(name=name, uid=str(uuid4()), namespace="default"),
             log_directory=str(cri.logs),
             linux=api.LinuxPodSandboxConfig(
                 cgroup_parent=cri.cgroup,
-                security_context=api.LinuxSandboxSecurityContext(namespace_options=host),
+                security_context=api.LinuxSandboxSecurityContext(
+                    namespace_options=self._namespaces
+                ),
             ),
         )
         request = api.RunPodSandboxRequest(config=self._config, runtime_handler=handler)
@@ -116,7 +132,6 @@ class Pod:
         sub_path: str = "",
     ) -> PodContainer:
         """Start a container that sleeps. ``volumes``: path in the container -> image."""
-        host = api.NamespaceOption(network=api.NODE)
         config = api.ContainerConfig(
             metadata=api.ContainerMetadata(name=name),
             image=api.ImageSpec(image=image),
@@ -128,11 +143,15 @@ class Pod:
                     image=volume.spec,
                     image_sub_path=sub_path,
                     readonly=True,
+                    uidMappings=self._ids,
+                    gidMappings=self._ids,
                 )
                 for path, volume in (volumes or {}).items()
             ],
             linux=api.LinuxContainerConfig(
-                security_context=api.LinuxContainerSecurityContext(namespace_options=host)
+                security_context=api.LinuxContainerSecurityContext(
+                    namespace_options=self._namespaces
+                )
             ),
         )
         request = api.CreateContainerRequest(

@@ -38,6 +38,9 @@ class NoModels:
     def mount(self, ref: ModelRef, *, lower: bool = False) -> Path:
         raise AssertionError("there is no model")
 
+    def bears_idmap(self, directory: Path) -> bool:
+        raise AssertionError("there is no model")
+
     def release(self, ref: ModelRef) -> None:
         raise AssertionError("there is no model")
 

@@ -29,14 +29,21 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Snapshots:
     """The calls of containerd's ``snapshots.Snapshotter``, over a socket of its own."""
 
-    def __init__(self, address: Path, *, snapshotter: str = "", lease: str = "") -> None:
+    def __init__(
+        self,
+        address: Path,
+        *,
+        snapshotter: str = "",
+        lease: str = "",
+        namespace: str = "conformance",
+    ) -> None:
         """Of the daemon; of containerd, where ``snapshotter`` is the name of one of its own."""
         self._channel = grpc.insecure_channel(
             f"unix:{address}", options=[("grpc.use_local_subchannel_pool", 1)]
         )
         self._stub = SnapshotsStub(self._channel)
         self._name = snapshotter
-        self._metadata = [("containerd-namespace", "conformance")] if snapshotter else []
+        self._metadata = [("containerd-namespace", namespace)] if snapshotter else []
         if lease:  # containerd collects what nobody refers to
             self._metadata.append(("containerd-lease", lease))
 

@@ -31,6 +31,7 @@ from snapshotter.doctor.finding import Finding, unknown
 from snapshotter.doctor.wanted import PART as CONTAINERD
 from snapshotter.doctor.wanted import Wanted
 from snapshotter.images.platform import host_platform
+from snapshotter.sockets import listener_of
 
 _SECONDS = 60.0
 _T = TypeVar("_T")
@@ -110,13 +111,13 @@ def _keeper(config: Config, running: service.DaemonFacts | None) -> list[Finding
 
 
 def _namespaces(config: Config, daemon: int | None, containerd_pid: int | None) -> list[Finding]:
-    viewers = [("containerd", containerd_pid), ("dockerd", containerd.listener_of(docker.SOCKET))]
+    viewers = [("containerd", containerd_pid), ("dockerd", listener_of(docker.SOCKET))]
     state = Path(config.state).resolve()
     return namespaces.judge(namespaces.gather(daemon, viewers, state))
 
 
 def _docker() -> docker.DockerFacts:
-    return docker.gather(dockerd=containerd.listener_of(docker.SOCKET))
+    return docker.gather(dockerd=listener_of(docker.SOCKET))
 
 
 def _certs_d(config: Config, facts: containerd.ContainerdFacts | None) -> list[str]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
-import struct
 import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +24,7 @@ from proto.containerd.services.version.v1 import version_pb2_grpc
 from proto.cri.runtime.v1 import api_pb2
 from proto.cri.runtime.v1.api_pb2_grpc import RuntimeServiceStub
 from snapshotter.doctor.effective import Effective, parse
+from snapshotter.sockets import listener_of
 
 _SECONDS = 5.0
 _DUMP_SECONDS = 15.0
@@ -62,6 +61,9 @@ class ContainerdFacts:
     """Whether the configuration file is newer than the process."""
     running_handlers: Mapping[str, str] | None = None
     """Runtime handler -> snapshotter, as CRI says it runs. None: CRI does not answer."""
+    user_namespaces: Mapping[str, bool] | None = None
+    """Runtime handler -> whether its runc can map the IDs of mounts, as pods with a user
+    namespace need. None: CRI does not tell, which it does since 2.0."""
     exports_roots: Mapping[str, bool] = field(default_factory=dict)
     """Each root that a proxy plugin exports: is it a directory?"""
 
@@ -81,7 +83,7 @@ def gather(address: Path) -> ContainerdFacts:
         with _channel(address) as channel:
             version = version_pb2_grpc.VersionStub(channel).Version(Empty(), timeout=_SECONDS)
             plugins = _plugins(channel)
-            handlers = _running_handlers(channel)
+            handlers, user_namespaces = _running_handlers(channel)
     except grpc.RpcError as refused:
         return ContainerdFacts(address, failure=_why(address, refused), pid=pid)
     config_file, effective, dump_failure = _DEFAULT_CONFIG, None, "its process is not known"
@@ -98,24 +100,9 @@ def gather(address: Path) -> ContainerdFacts:
         dump_failure=dump_failure,
         changed_since_start=pid is not None and _changed(pid, config_file),
         running_handlers=handlers,
+        user_namespaces=user_namespaces,
         exports_roots={proxy.root: Path(proxy.root).is_dir() for proxy in proxies if proxy.root},
     )
-
-
-def listener_of(address: Path) -> int | None:
-    """The process that listens on a unix socket; None when it is not to be known."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_SECONDS)
-        try:
-            probe.connect(str(address))
-            credentials = probe.getsockopt(
-                socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-            )
-        except OSError:
-            return None
-    pid: int = struct.unpack("3i", credentials)[0]
-    # 1 is systemd with socket activation, 0 a process of another namespace.
-    return pid if pid > 1 else None
 
 
 def dump(pid: int) -> tuple[str, Effective | None, str]:
@@ -166,16 +153,28 @@ def _plugins(channel: grpc.Channel) -> list[Plugin]:
     return [Plugin(p.type, p.id, p.init_err.message) for p in answer.plugins]
 
 
-def _running_handlers(channel: grpc.Channel) -> dict[str, str] | None:
+def _running_handlers(
+    channel: grpc.Channel,
+) -> tuple[dict[str, str] | None, dict[str, bool] | None]:
     """CRI tells its own configuration to those who ask for a verbose status."""
     try:
         answer = RuntimeServiceStub(channel).Status(
             api_pb2.StatusRequest(verbose=True), timeout=_SECONDS
         )
+    except grpc.RpcError:
+        return None, None
+    # The default handler is told of twice, by its name and without one.
+    namespaces = {
+        handler.name: handler.features.user_namespaces
+        for handler in answer.runtime_handlers
+        if handler.name
+    }
+    try:
         runtimes = json.loads(answer.info["config"])["containerd"]["runtimes"]
-        return {name: str(runtime.get("snapshotter", "")) for name, runtime in runtimes.items()}
-    except (grpc.RpcError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        snapshotters = {name: str(each.get("snapshotter", "")) for name, each in runtimes.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None, namespaces or None
+    return snapshotters, namespaces or None
 
 
 def _changed(pid: int, config_file: str) -> bool:

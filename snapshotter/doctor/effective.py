@@ -24,6 +24,7 @@ class Proxy:
     address: str
     root: str
     """Of its exports; empty: none."""
+    capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def parse(dump: Mapping[str, Any]) -> Effective:
                 str(entry.get("type", "")),
                 str(entry.get("address", "")),
                 str(_table(entry, "exports").get("root", "")),
+                tuple(map(str, entry.get("capabilities") or ())),
             )
             for name, entry in _table(dump, "proxy_plugins").items()
             if isinstance(entry, Mapping)

@@ -25,6 +25,7 @@ def pods(
 ) -> Iterator[Finding]:
     yield from _client_path(facts, effective)
     yield _mounting(facts, effective, name)
+    yield from _user_namespaces(facts)
     yield from _hosts(facts, effective, wanted)
 
 
@@ -108,6 +109,24 @@ def _mounting(facts: ContainerdFacts, effective: Effective, name: str) -> Findin
         *_handler(facts, name),
         RESTART,
     )
+
+
+def _user_namespaces(facts: ContainerdFacts) -> Iterator[Finding]:
+    """Whether runc can what `hostUsers: false` needs; kubelet refuses such pods otherwise."""
+    if facts.user_namespaces is None:
+        return
+    lacking = sorted(name for name, can in facts.user_namespaces.items() if not can)
+    if lacking:
+        yield warning(
+            PART,
+            "user-namespaces",
+            f"the runc of handler {', '.join(lacking)} cannot map the IDs of mounts",
+            "pods with a user namespace (hostUsers: false) do not start, with or without models",
+            run("# install runc 1.2 or newer", "runc features | grep -A 2 idmap"),
+            RESTART,
+        )
+    else:
+        yield ok(PART, "user-namespaces", "pods may have a user namespace")
 
 
 def _handler(facts: ContainerdFacts, name: str) -> Iterator[Change]:

@@ -141,6 +141,20 @@ def judge(facts: ProbeFacts, *, release: str, root: bool) -> list[Finding]:
         )
     if facts.idmap:
         found.append(ok(PART, "idmap", "mounts may be id-mapped"))
+    elif parse_release(release) >= (6, 12):
+        found.append(
+            warning(
+                PART,
+                "idmap",
+                "the kernel does not map the IDs of FUSE mounts",
+                "in pods with a user namespace a model's files can be read, but are nobody's",
+                run("# use an unpatched kernel of 6.12 or newer"),
+            )
+        )
+    else:
+        found.append(
+            ok(PART, "idmap", "in pods with a user namespace a model's files are nobody's")
+        )
     return found
 
 

@@ -15,6 +15,7 @@ from snapshotter.doctor.samples import NAME
 from snapshotter.doctor.unpacking import unpacking
 from snapshotter.doctor.wanted import PART, RESTART, Wanted
 
+_CAPABLE = 'capabilities = ["remap-ids"]'
 _SPECIAL = ("stargz", "nydus", "soci", "overlaybd")
 
 
@@ -39,9 +40,13 @@ def judge(facts: ContainerdFacts, wanted: Wanted) -> list[Finding]:
         ]
     effective, file = facts.effective, facts.config_file
     proxy = our_proxy(effective, wanted)
-    found += [_proxy(effective, proxy, file, wanted)]
+    found += [_proxy(facts, effective, proxy, wanted)]
     if proxy is not None:
-        found += [*_exports(facts, proxy, wanted), *_named(proxy)]
+        found += [
+            *_exports(facts, proxy, wanted),
+            *_capable(facts, proxy),
+            *_named(proxy),
+        ]
     found += unpacking(facts.release, effective, proxy.name if proxy else NAME, file, wanted)
     if effective.cri:
         found += pods(facts, effective, proxy.name if proxy else NAME, wanted)
@@ -108,7 +113,10 @@ def _loaded(facts: ContainerdFacts) -> Iterator[Finding]:
             )
 
 
-def _proxy(effective: Effective, proxy: Proxy | None, file: str, wanted: Wanted) -> Finding:
+def _proxy(
+    facts: ContainerdFacts, effective: Effective, proxy: Proxy | None, wanted: Wanted
+) -> Finding:
+    file = facts.config_file
     if proxy is not None:
         return ok(PART, "proxy-plugin", f"snapshotter {proxy.name!r} leads to {wanted.address}")
     other = next((p for p in effective.proxies if p.name == NAME), None)
@@ -120,16 +128,17 @@ def _proxy(effective: Effective, proxy: Proxy | None, file: str, wanted: Wanted)
         "proxy-plugin",
         what,
         "containerd does not know the daemon",
-        Change(file, proxy_lines(wanted)),
+        Change(file, proxy_lines(facts, wanted)),
         RESTART,
     )
 
 
-def proxy_lines(wanted: Wanted) -> str:
+def proxy_lines(facts: ContainerdFacts, wanted: Wanted) -> str:
+    capabilities = f"  {_CAPABLE}\n" if facts.release >= (2, 1) else ""
     return f"""[proxy_plugins.{NAME}]
   type = "snapshot"
   address = "{wanted.address}"
-  [proxy_plugins.{NAME}.exports]
+{capabilities}  [proxy_plugins.{NAME}.exports]
     root = "{wanted.root}"
     enable_remote_snapshot_annotations = "true"
 """
@@ -143,7 +152,7 @@ def _exports(facts: ContainerdFacts, proxy: Proxy, wanted: Wanted) -> Iterator[F
                 "exports-root",
                 f"proxy plugin {proxy.name!r} exports no root",
                 "CRI reports the disk usage of another directory to kubelet",
-                Change(facts.config_file, proxy_lines(wanted)),
+                Change(facts.config_file, proxy_lines(facts, wanted)),
                 RESTART,
             )
     elif not facts.exports_roots.get(proxy.root, False):
@@ -156,6 +165,19 @@ def _exports(facts: ContainerdFacts, proxy: Proxy, wanted: Wanted) -> Iterator[F
         )
     else:
         yield ok(PART, "exports-root", f"its root is {proxy.root}")
+
+
+def _capable(facts: ContainerdFacts, proxy: Proxy) -> Iterator[Finding]:
+    """containerd 2.0 and newer lets a proxy plugin say what it can; 2.0 has our older sample."""
+    if facts.release >= (2, 1) and "remap-ids" not in proxy.capabilities:
+        yield warning(
+            PART,
+            "remap-ids",
+            f"proxy plugin {proxy.name!r} does not declare that it maps IDs",
+            "containerd copies the image of every pod with a user namespace to chown it",
+            Change(facts.config_file, f"[proxy_plugins.{proxy.name}]\n  {_CAPABLE}\n"),
+            RESTART,
+        )
 
 
 def _named(proxy: Proxy) -> Iterator[Finding]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
-from snapshotter.doctor.containerd import listener_of
 from snapshotter.doctor.finding import Change, Finding, error, ok, run, unknown, warning
 from snapshotter.doctor.samples import DAEMON_CONFIG
+from snapshotter.sockets import listener_of
 
 PART = "daemon"
 _SECONDS = 5.0

@@ -202,6 +202,11 @@ class Serving:
         except OSError:
             return False  # ENOTCONN, of a mount whose connection was aborted
 
+    @property
+    def idmap(self) -> bool:
+        """Whether the kernel lets the mount be id-mapped."""
+        return self._session.idmap
+
     def keep_nodeids(self) -> None:
         """Give no file another nodeid from now on: the mount is to lie under an overlayfs.
 

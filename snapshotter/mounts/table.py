@@ -135,6 +135,10 @@ class Mounts:
         finally:
             self._settle(place)
 
+    def bears_idmap(self, directory: Path) -> bool:
+        """Whether what :meth:`mount` mounted there may be id-mapped."""
+        return any(one.idmap for one in self.mounted() if one.directory == directory)
+
     def release(self, ref: ModelRef) -> None:
         """Nobody needs a new mount of it; whoever has it mounted keeps it.
 

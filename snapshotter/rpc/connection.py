@@ -2,6 +2,10 @@
 
 Of RFC 9113 all that a client may do, and what gRPC needs of the server: nothing is pushed,
 nothing is compressed, and of a request only its path and its one message are looked at.
+
+Not its ``grpc-timeout``: a client keeps its deadline itself, and gives the call up with a
+RST_STREAM when that has passed. What was begun for it goes on, as it would in a server that
+was told: a snapshot is written or mounted in full or not at all.
 """
 
 from __future__ import annotations

@@ -31,5 +31,8 @@ class Models(Protocol):
         identity, not even to be read faster.
         """
 
+    def bears_idmap(self, directory: Path) -> bool:
+        """Whether the mount at ``directory``, an answer of :meth:`mount`, may be id-mapped."""
+
     def release(self, ref: ModelRef) -> None:
         """No snapshot stands for a model of this digest and choice any more. Quick."""

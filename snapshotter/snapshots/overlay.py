@@ -53,8 +53,14 @@ def shows_only_a_model(snapshot: Snapshot, ancestors: Sequence[Snapshot]) -> boo
     )
 
 
-def model_mount(directory: Path) -> Mount:
-    """A model as it is. containerd's remount drops nosuid and nodev unless they are repeated."""
+def model_mount(directory: Path, idmap: Sequence[str] = ()) -> Mount:
+    """A model as it is. containerd's remount drops nosuid and nodev unless they are repeated.
+
+    With ``idmap`` it does not say read-only, or containerd would remount and map nothing
+    (core/mount/mount_linux.go). The file system is read-only itself.
+    """
+    if idmap:
+        return Mount("bind", str(directory), (*idmap, "rbind", "nosuid", "nodev"))
     return Mount("bind", str(directory), ("ro", "rbind", "nosuid", "nodev"))
 
 

@@ -290,7 +290,12 @@ class Snapshotter:
         if overlay.shows_only_a_model(snapshot, ancestors):
             model = snapshot.model or ancestors[0].model
             assert model is not None
-            return overlay.model_mount(self._mounted(model))
+            directory = self._mounted(model)
+            # A kernel that maps no FUSE shows the files as nobody's, readable all the same.
+            mapped = snapshot.labels and self._models.bears_idmap(directory)
+            return overlay.model_mount(
+                directory, overlay.idmap_options(snapshot.labels) if mapped else ()
+            )
         return self._layer_mount(snapshot, ancestors)
 
     def _layer_mount(self, snapshot: Snapshot, ancestors: Sequence[Snapshot]) -> Mount:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from doctor_facts import VERSIONS, WANTED, effective, good, names, spoilt
 
 from snapshotter.artifact.mediatypes import MODEL_LAYER_TYPES
-from snapshotter.doctor.containerd import Plugin, config_of, gather, listener_of, started_at
+from snapshotter.doctor.containerd import Plugin, config_of, gather, started_at
 from snapshotter.doctor.effective import Proxy, parse
 from snapshotter.doctor.finding import Level
 from snapshotter.doctor.rules import direct, judge
@@ -100,6 +99,27 @@ def test_a_proxy_plugin_that_leads_elsewhere_is_no_way_to_the_daemon() -> None:
     assert WANTED.address in found.changes[0].text
 
 
+def test_a_snapshotter_that_does_not_say_it_maps_ids_is_warned_of() -> None:
+    (proxy,) = effective((2, 1)).proxies
+    findings = spoilt(proxies=(replace(proxy, capabilities=()),))
+    (found,) = [f for f in findings if f.level is Level.WARNING]
+    assert found.name == "remap-ids"
+    assert 'capabilities = ["remap-ids"]' in found.changes[0].text
+    # containerd 1.7 lets no proxy plugin say so.
+    (proxy,) = effective((1, 7)).proxies
+    assert proxy.capabilities == ()
+    assert "remap-ids" not in names(spoilt((1, 7), proxies=(proxy,)), *BAD)
+
+
+def test_a_runc_that_cannot_map_ids_is_warned_of_by_its_handlers() -> None:
+    facts = replace(good(default=True), user_namespaces={"runc": True, "modelpack": False})
+    (found,) = [f for f in judge(facts, WANTED) if f.level is Level.WARNING]
+    assert found.name == "user-namespaces"
+    assert "modelpack" in found.what
+    able = replace(facts, user_namespaces={"runc": True})
+    assert "user-namespaces" in names(judge(able, WANTED), Level.OK)
+
+
 def test_a_name_that_nerdctl_knows_is_warned_of() -> None:
     (proxy,) = effective((2, 1)).proxies
     named = replace(proxy, name="my-nydus")
@@ -178,10 +198,5 @@ def test_the_configuration_file_is_the_one_containerd_was_started_with(
     assert config_of(arguments, "/srv") == expected
 
 
-def test_who_listens_on_a_socket_is_known(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
-        listener.listen()
-        assert listener_of(tmp_path / "s") == os.getpid()
-    assert listener_of(tmp_path / "none") is None
+def test_when_a_process_started_is_known() -> None:
     assert started_at(os.getpid()) > started_at(1) > 0

@@ -73,6 +73,12 @@ def test_missing_passthrough_is_a_warning_where_the_kernel_should_have_it() -> N
     assert names(probe.judge(overlay, release="6.9.0", root=True), Level.WARNING) == {"passthrough"}
 
 
+def test_missing_idmap_is_a_warning_where_the_kernel_should_have_it() -> None:
+    lacking = probe.ProbeFacts(read=True, resend=True, passthrough=True)
+    assert names(probe.judge(lacking, release="6.12.0", root=True), Level.WARNING) == {"idmap"}
+    assert "idmap" in names(probe.judge(lacking, release="6.11.0", root=True), Level.OK)
+
+
 def test_a_mount_that_fails_is_an_error_for_root_only() -> None:
     failed = probe.ProbeFacts(failure="not permitted")
     assert names(probe.judge(failed, release="6.9.0", root=True), Level.ERROR) == {"fuse-mount"}

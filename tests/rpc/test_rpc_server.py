@@ -137,6 +137,19 @@ def test_a_call_given_up_by_its_client_leaves_the_connection_as_it_was(
     assert call(channel, "Echo")(b"x", timeout=30) == b"x"
 
 
+def test_deadlines_are_kept_by_clients_and_calls_given_up_take_no_room(
+    channel: grpc.Channel, service: Service
+) -> None:
+    begun = time.monotonic()
+    later = channel.unary_unary("/s/Later")
+    for _ in range(3):  # more in all than may be under way
+        waiting = [later.future(b"later", timeout=0.5) for _ in range(400)]
+        failed = {one.exception(30).code() for one in waiting}  # type: ignore[attr-defined]
+        assert failed == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert 1.5 <= time.monotonic() - begun < 15
+    assert call(channel, "Echo")(b"x", timeout=30) == b"x"
+
+
 def test_a_client_that_breaks_the_protocol_or_leaves_disturbs_nobody(
     channel: grpc.Channel, address: Path
 ) -> None:

@@ -44,6 +44,7 @@ class PlainModels:
         """Those of :attr:`mounted` that are to be the lower of an overlayfs."""
         self.released: list[ModelRef] = []
         self.error: ModelpackError | None = None
+        self.idmap = True
         self.gate = threading.Event()
         self.gate.set()
 
@@ -64,6 +65,10 @@ class PlainModels:
         if lower:
             self.lowers.append(ref)
         return self.directory
+
+    def bears_idmap(self, directory: Path) -> bool:
+        assert directory == self.directory
+        return self.idmap
 
     def release(self, ref: ModelRef) -> None:
         self.released.append(ref)

@@ -20,6 +20,7 @@ from snapshotter.artifact.digest import digest_of
 from snapshotter.artifact.marker import MARKER_LIMIT, MARKER_NAME, ModelRef, encode_marker
 from snapshotter.artifact.selection import Selection
 from snapshotter.errors import ModelpackError
+from snapshotter.snapshots.idmap import GID_LABEL, UID_LABEL
 from snapshotter.snapshots.snapshotter import MOUNTS_AT_ONCE
 
 Build = Callable[..., str]
@@ -77,6 +78,18 @@ def test_an_image_volume_of_a_model_is_bound_though_it_was_prepared(
     assert (mount.type, mount.source) == ("bind", str(place.models.directory))
     assert list(mount.options) == ["ro", "rbind", "nosuid", "nodev"]
     assert list(client.mounts(VOLUME)) == [mount]
+
+
+def test_the_volume_of_a_user_namespace_is_mapped_where_the_kernel_maps_fuse(
+    model: str, client: Client, place: Place
+) -> None:
+    labels = {UID_LABEL: "0:1000:65536", GID_LABEL: "0:2000:65536"}
+    (mount,) = client.prepare(VOLUME, model, labels)
+    assert list(mount.options[:2]) == ["uidmap=0:1000:65536", "gidmap=0:2000:65536"]
+    assert "ro" not in mount.options
+    place.models.idmap = False
+    (mount,) = client.mounts(VOLUME)
+    assert list(mount.options) == ["ro", "rbind", "nosuid", "nodev"]
 
 
 def test_layers_on_a_model_are_laid_over_its_files(

@@ -63,6 +63,12 @@ def test_a_model_is_bound_read_only_with_flags_that_survive_the_remount() -> Non
     assert mount.options == ("ro", "rbind", "nosuid", "nodev")
 
 
+def test_a_model_whose_ids_are_mapped_does_not_say_that_it_is_read_only() -> None:
+    """containerd maps no bind mount that it has to remount for that."""
+    mount = model_mount(Path("/run/m"), ("uidmap=0:1000:10", "gidmap=0:2000:10"))
+    assert mount.options == ("uidmap=0:1000:10", "gidmap=0:2000:10", "rbind", "nosuid", "nodev")
+
+
 @pytest.mark.parametrize("root", ["/a,b", "/a:b", "/a\\b"])
 def test_a_root_that_overlayfs_could_not_name_is_refused(root: str) -> None:
     with pytest.raises(SnapshotError, match="choose another root"):
