@@ -62,6 +62,10 @@ class Node:
         with Child("node", json.dumps(config)) as child:
             yield cls(child)
 
+    def meet(self, reference: str) -> None:
+        """Have connections to the registry of ``reference``."""
+        self._child.ask(meet=reference)
+
     def mount(self, reference: str) -> Path:
         """Where the model's files are now."""
         answer = self._child.ask(mount=reference)

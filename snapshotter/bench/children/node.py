@@ -59,6 +59,10 @@ class Node:
             serving.condemned(blob)
 
     def answer(self, told: dict[str, Any]) -> dict[str, Any]:
+        if "meet" in told:
+            # What a pull has done a moment before, so that there are connections.
+            resolve_model(Reference.parse(told["meet"]), self.registry)
+            return {}
         if "mount" in told:
             return self._mount(told["mount"])
         return self._stats()
