@@ -68,8 +68,8 @@ class Space:
         self._unseen = 0
         self._short = 0
         """Bytes of the largest piece that was refused since somebody asked."""
-        self._disk, self._then = look(root), used
-        """What was free at the last look, and used."""
+        self._may = allowance(options, used, look(root))
+        """What it may take in all, from the last look on: asked for with every piece."""
 
     @property
     def used(self) -> int:
@@ -80,7 +80,7 @@ class Space:
     def allowed(self) -> int:
         """Bytes that they may take."""
         with self._lock:
-            return self._allowed()
+            return self._may
 
     @property
     def plenty(self) -> bool:
@@ -155,7 +155,7 @@ class Space:
         with self._lock:
             if self._used <= self._mark(self._options.high_water) and not self._short:
                 return 0
-            lacking = self._used + self._short - self._allowed() if self._short else 0
+            lacking = self._used + self._short - self._may if self._short else 0
             return max(0, self._used - self._mark(self._options.low_water), lacking)
 
     def shortage(self) -> bool:
@@ -163,7 +163,7 @@ class Space:
         then also what mounted models have must go."""
         with self._lock:
             short, self._short = self._short, 0
-            return short > 0 or self._used - self._twice > self._allowed()
+            return short > 0 or self._used - self._twice > self._may
 
     def _count(self, count: int) -> None:
         self._used += count
@@ -171,18 +171,15 @@ class Space:
         self._pending += count
         self._unseen += count
 
-    def _allowed(self) -> int:
-        return allowance(self._options, self._then, self._disk)
-
     def _mark(self, share: float) -> int:
-        return int(self._allowed() * share)
+        return int(self._may * share)
 
     def _fits(self, count: int) -> bool:
-        return self._used + count <= self._allowed()
+        return self._used + count <= self._may
 
     def _look_again(self, due: bool) -> None:
         if due:
-            self._disk, self._then = self._look(self._root), self._used
+            self._may = allowance(self._options, self._used, self._look(self._root))
             self._unseen = 0
 
     def _full(self) -> CacheFull:

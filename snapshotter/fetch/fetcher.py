@@ -578,7 +578,7 @@ class Fetcher:
 
 def _why_bad(download: Download) -> str | None:
     """Why nothing of it is served; also in the moment before we are told."""
-    if download.bad is None and download.blob.state is BlobState.BAD:
+    if download.bad is None and download.blob.bad:
         return f"{download.blob.digest}: wrong bytes came, none is served any more"
     return download.bad
 

@@ -233,10 +233,13 @@ def _window(state: State, model: LoadedModel, run: Run, now: float) -> int:
 def _step(state: State, model: LoadedModel, download: Download, run: Run, now: float) -> int:
     """Size of the ranges ahead of ``run``: a quarter of the window, so that several come at once.
 
-    More where one connection is quick enough to bring more in a moment. A power of two times
-    the smallest, so that ranges of growing sizes end at the same places.
+    More where one connection is quick enough to bring more in a moment; but where the reader may
+    end, little of what he has read. A power of two times the smallest, so that ranges of growing
+    sizes end at the same places.
     """
     window, quick = _window(state, model, run, now), state.pace(model.registry_of(download)).quick
+    if now < model.background_at:
+        quick = min(quick, run.credit // 8)
     step, largest = FIRST_WINDOW, _largest(state, model, download)
     while step * 2 <= min(max(window // 4, min(window, quick)), largest):
         step *= 2
