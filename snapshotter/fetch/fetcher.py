@@ -52,6 +52,8 @@ log = structlog.get_logger(__name__)
 
 _UNCACHED = 30.0
 """Seconds without readahead and completion after the cache took no bytes."""
+_REST = 10.0
+"""Seconds without a range being fetched after which the buffers for them are given back."""
 _JOIN = 5.0
 
 
@@ -93,6 +95,8 @@ class Fetcher:
         self._work = threading.Condition(self._lock)
         self._told = Throttle()
         self._idle = 0
+        self._flew = -math.inf
+        """When the latest range was begun."""
         self._closed = False
         self._scratch = ThreadBuffer(PIECE)
         self._verifier = Verifier(
@@ -352,10 +356,15 @@ class Fetcher:
                     chosen = next_range(self._state, now)
                     if chosen is not None:
                         flight = self._state.begin(chosen, now)
+                        self._flew = now
                         self._wake(now)
                         return flight
+                    if not self._state.flights and now >= self._flew + _REST:
+                        self._hot.rest()
                     self._idle += 1
                     event = self._state.next_event(now)
+                    if not self._hot.idle:
+                        event = min(event, _REST)
                     self._work.wait(None if math.isinf(event) else event)
                     self._idle -= 1
             self._fail_late(expired)

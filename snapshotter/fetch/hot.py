@@ -150,6 +150,19 @@ class HotPieces:
                 piece.users -= 1
                 self._read(piece, len(view))
 
+    @property
+    def idle(self) -> bool:
+        """Whether it holds no memory."""
+        return not self._made
+
+    def rest(self) -> None:
+        """Nothing is fetched for now: give the memory back, but for what is just being used."""
+        with self._lock:
+            for piece in list(self._pieces):
+                self._drop(piece)
+            self._made -= len(self._free)
+            self._free.clear()
+
     def forget(self, blob: Blob) -> None:
         """Nobody reads ``blob`` any more."""
         with self._lock:

@@ -18,6 +18,7 @@ from snapshotter.artifact.digest import digest_of
 from snapshotter.cache.blob import Blob, BlobState
 from snapshotter.cache.options import CacheOptions
 from snapshotter.cache.store import BlobStore
+from snapshotter.fetch import fetcher
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.fetcher import Fetcher, LoadedModel, ReadResult
 from snapshotter.fetch.options import FetchOptions
@@ -148,6 +149,13 @@ def test_reading_forward_is_answered_from_the_buffers_bytes_arrived_in(stage) ->
             soon = min(offset + 2 * MIB, SIZE)
             wait_until(lambda soon=soon: stage.blob.has(0, soon))
     assert stage.fetcher.stats.hot_bytes > SIZE // 2
+
+
+def test_the_buffers_are_given_back_when_nothing_is_fetched(stage, monkeypatch) -> None:
+    monkeypatch.setattr(fetcher, "_REST", 0.1)
+    stage.read_forward()
+    wait_until(lambda: stage.fetcher._hot.idle)
+    assert stage.read(0, SIZE) == CONTENT
 
 
 @with_options(FetchOptions(background=False, memory=ByteSize(0), **QUICK))

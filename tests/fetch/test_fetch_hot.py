@@ -139,6 +139,25 @@ def test_a_blob_that_nobody_reads_any_more_is_forgotten() -> None:
     assert pool.lend() is not None
 
 
+def test_at_rest_it_holds_no_memory_but_what_is_just_used() -> None:
+    pool, blob = HotPieces(3 * PIECE), Known()
+    assert pool.idle
+    for number in range(2):
+        fill(pool, blob, number)
+    taken, lent = pool.take(blob, 0, 10), pool.lend()
+    assert taken is not None
+    assert lent is not None
+    pool.rest()
+    assert read(pool, blob, PIECE, PIECE + 10) is None
+    assert bytes(taken.views[0]) == bytes(10)
+    assert not pool.idle
+    pool.put_back(taken)
+    pool.give_back(lent)
+    pool.rest()
+    assert pool.idle
+    assert pool.lend() is not None
+
+
 @pytest.mark.parametrize("limit", [0, PIECE - 1])
 def test_a_pool_of_less_than_a_piece_lends_nothing(limit: int) -> None:
     assert HotPieces(limit).lend() is None
