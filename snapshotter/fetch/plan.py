@@ -47,7 +47,7 @@ def _demand(state: State, now: float) -> Range | None:
             continue
         gap = download.unclaimed(read.start, read.end, read.received)
         if gap is not None:
-            room = now >= state.uncached_until and state.room(read.model, download)
+            room = now >= state.uncached_until and state.spare
             return _demanded(state, read, gap, now, room)
         if (cutting := _overtaking(read, state.options, now)) is not None:
             return cutting

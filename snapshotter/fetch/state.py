@@ -63,6 +63,14 @@ class State:
         here = sum(flight.registry == registry for flight in streaming)
         return here < self.pace(registry).limit
 
+    @property
+    def spare(self) -> bool:
+        """Whether one more large range may be fetched for a reader who waits.
+
+        However many make it faster: he gets a request in any case, and a small one costs as much.
+        """
+        return sum(flight.streaming for flight in self.flights) < self._most
+
     def pace(self, registry: str) -> Pace:
         pace = self.paces.get(registry)
         if pace is None:

@@ -630,6 +630,22 @@ def test_where_cpu_is_short_no_more_is_fetched_ahead_than_memory_holds() -> None
     assert ahead[True] <= 2 * 16 * MIB
 
 
+def test_readers_who_wait_get_large_ranges_though_more_at_once_are_no_faster() -> None:
+    play = Play(GIB, options=FetchOptions(background=False))
+    for stream in range(12):
+        for part in range(2):
+            start = stream * 64 * MIB + part * MIB
+            play.read(start, MIB, stream=stream)
+            play.downloads[0].blob.present.add(start, start + MIB)
+    play.state.reads.clear()
+    play.downloads[0].reads.clear()
+    for stream in range(12):
+        play.read(stream * 64 * MIB + 2 * MIB, MIB, stream=stream)
+    flights = [play.begin() for _ in range(12)]
+    assert len(flights) > FIRST
+    assert all(flight is not None and flight.streaming for flight in flights)
+
+
 def test_a_reader_of_a_model_that_is_to_come_anyway_has_much_ahead_from_the_start() -> None:
     ahead = {}
     for background in (False, True):
