@@ -7,13 +7,13 @@ import selectors
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
 import structlog
 
+from snapshotter.priority import PROMPT, be_nice
 from snapshotter.rpc.connection import UNIMPLEMENTED, Connection, Request
 from snapshotter.rpc.errors import ConnectionFailed
 from snapshotter.throttle import Throttle
@@ -74,7 +74,8 @@ class _Peer:
             self._send()
 
     def write(self, work: Callable[[Connection], None]) -> None:
-        """From any thread."""
+        """From any thread, but sent by the one that serves: another would at each answer lose
+        the interpreter's lock to that, which has the client's next call, and wait for it."""
         if self._server.is_serving_thread():
             self._write(work)
         else:
@@ -135,11 +136,12 @@ class Server:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._peers: dict[int, _Peer] = {}
-        self._soon: deque[Callable[[], None]] = deque()
-        """What other threads want done."""
+        self._soon: list[Callable[[], None]] = []
+        """What is to be done when all that came is read."""
         self._woken = False
+        self._ended = False
         self._waking = threading.Lock()
-        """Of ``_wake`` while it is written to or closed."""
+        """Of the three."""
         self._told = Throttle()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="modelpack-rpc", daemon=True)
@@ -154,35 +156,33 @@ class Server:
         while time.monotonic() < until and any(p.busy for p in list(self._peers.values())):
             time.sleep(0.01)
         self._ending.set()
-        self._wake_up()
+        self.soon(lambda: None)
         self._thread.join()
         for peer in list(self._peers.values()):
             peer.close()
         self._selector.close()
         with self._waking:
+            self._ended = True
             os.close(self._wake)
-            self._wake = -1
+        self._do_soon()
 
     def is_serving_thread(self) -> bool:
         return threading.get_ident() == self._thread.ident
 
     def soon(self, work: Callable[[], None]) -> None:
-        """Have ``work``, which must not wait, done by the thread that serves; from any thread.
-
-        A thread that sent its answers by itself would at each one lose the interpreter's lock
-        to the thread that reads the next call, and wait for it again.
-        """
-        self._soon.append(work)
-        if not self._woken:  # else whoever was first has woken it, and it has not looked yet
-            self._woken = True
-            self._wake_up()
-
-    def _wake_up(self) -> None:
+        """Have ``work``, which must not wait, done by the thread that serves, after what it does
+        now; from any thread. After the end it is done at once."""
         with self._waking:
-            if self._wake >= 0:  # else the answer comes after the end, and nobody waits for it
-                os.eventfd_write(self._wake, 1)
+            if not self._ended:
+                self._soon.append(work)
+                if not self._woken:
+                    self._woken = True
+                    os.eventfd_write(self._wake, 1)
+                return
+        work()
 
     def _run(self) -> None:
+        be_nice(PROMPT)
         while not self._ending.is_set():
             # All that came is read before anything is done: who writes at once shares a flush.
             calls: list[tuple[_Peer, Request]] = []
@@ -203,9 +203,14 @@ class Server:
         self._do_soon()
 
     def _do_soon(self) -> None:
-        self._woken = False  # before looking: what comes later wakes again
-        while self._soon:
-            self._soon.popleft()()
+        with self._waking:
+            self._woken = False
+            works, self._soon = self._soon, []
+        for work in works:
+            try:
+                work()
+            except Exception:
+                log.exception("what was to be done in the thread that serves failed")
 
     def _take_no_more(self) -> None:
         self._selector.unregister(self._listener)
