@@ -2,6 +2,6 @@
 
 Knows HTTP/2 and gRPC's framing; nothing of services, messages or snapshots. Why not
 grpcio's own server: it hands every call to a thread, and at sixteen clients the calls of
-a snapshotter then wait for threads rather than for the disk. Here one thread reads all
-connections, and whoever has an answer writes it.
+a snapshotter then wait for threads rather than for the disk. Here one thread reads and
+writes all connections, and whoever has an answer hands it over.
 """

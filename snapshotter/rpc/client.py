@@ -7,6 +7,7 @@ machine of few cores it is the service that is measured and not the client.
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Sequence
 from urllib.parse import unquote
 
@@ -19,6 +20,8 @@ _RENEW = frames.DEFAULT_WINDOW // 2
 """Bytes received before the connection's window is opened again."""
 _NO_TABLE = 1, 0
 """SETTINGS_HEADER_TABLE_SIZE 0 (RFC 9113 section 6.5.2): headers are read without memory."""
+_KNOWN_LIMIT = 64
+"""Header blocks that are kept decoded."""
 
 
 class Caller:
@@ -34,13 +37,17 @@ class Caller:
         self._metadata = metadata
         self._blocks: dict[str, bytes] = {}
         self._decoder = Decoder()
+        self._known: dict[bytes, dict[str, str]] = {}
         self._in = bytearray()
         self._stream = -1
         self._window = frames.DEFAULT_WINDOW
         self._received = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            self._socket.settimeout(timeout)
+            # Not settimeout(), with which Python asks poll(2) before every call of the system.
+            limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             self._socket.connect(path)
             settings = frames.setting(*_NO_TABLE)
             self._socket.sendall(frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0, settings))
@@ -77,7 +84,7 @@ class Caller:
             if kind == frames.DATA:
                 answer += payload
             elif kind == frames.HEADERS and flags & frames.END_HEADERS:
-                headers.update((str(n), str(v)) for n, v in self._decoder.decode(payload))
+                headers.update(self._fields(payload))
             elif kind == frames.RST_STREAM:
                 raise CallFailed(2, "the call was reset")
             ended = bool(flags & frames.END_STREAM) and kind in (frames.DATA, frames.HEADERS)
@@ -85,6 +92,15 @@ class Caller:
         if code != "0":
             raise CallFailed(int(code), unquote(headers.get("grpc-message", "")))
         return bytes(answer[5:])
+
+    def _fields(self, block: bytes) -> dict[str, str]:
+        """Of a header block; without a table it means the same each time."""
+        fields = self._known.get(block)
+        if fields is None:
+            fields = {str(name): str(value) for name, value in self._decoder.decode(block)}
+            if len(self._known) < _KNOWN_LIMIT:
+                self._known[block] = fields
+        return fields
 
     def _block(self, method: str) -> bytes:
         block = self._blocks.get(method)

@@ -24,6 +24,8 @@ STREAMS_LIMIT = 1024
 _HEADERS_LIMIT = 64 << 10
 _UNSENT_LIMIT = 64 << 20
 """Bytes of answers that a client does not fetch, before it is given up."""
+_PATHS_LIMIT, _PATH_BLOCK_LIMIT = 64, 1024
+"""Header blocks that are known again, and bytes of each."""
 _WINDOW = 2 * MESSAGE_LIMIT
 _RENEW = 1 << 30
 """Bytes received before the connection's window is opened again."""
@@ -66,7 +68,7 @@ class Connection:
         self._greeted = False
         self._decoder = Decoder(max_header_list_size=_HEADERS_LIMIT)
         self._paths: dict[bytes, str] = {}
-        """Of header blocks that leave the decoder's table as it is, while that is the same."""
+        """Of header blocks that left the decoder's table as it was, while that is the same."""
         self._streams: dict[int, _Stream] = {}
         self._last = 0
         self._block: tuple[int, bool, bytearray] | None = None
@@ -182,6 +184,8 @@ class Connection:
         path = self._paths.get(block)
         if path is not None:
             return path
+        table = self._decoder.header_table
+        before = table.maxsize, list(table.dynamic_entries)
         try:
             headers = dict(self._decoder.decode(block, raw=True))
         except OversizedHeaderListError as error:
@@ -192,11 +196,10 @@ class Connection:
         kind = headers.get(b"content-type", b"")
         if headers.get(b":method") == b"POST" and kind.startswith(b"application/grpc"):
             path = headers.get(b":path", b"").decode(errors="replace")
-        # Fields that are named by an index of one byte, RFC 7541 section 6.1, and nothing else.
-        if all(byte & 0x80 and byte != 0xFF for byte in block):
-            self._paths[block] = path
-        else:
+        if before != (table.maxsize, list(table.dynamic_entries)):
             self._paths.clear()
+        elif len(self._paths) < _PATHS_LIMIT and len(block) <= _PATH_BLOCK_LIMIT:
+            self._paths[block] = path
         return path
 
     def _take_data(self, number: int, flags: int, payload: bytes, requests: list[Request]) -> None:

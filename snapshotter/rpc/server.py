@@ -1,4 +1,4 @@
-"""The server: one thread that reads all connections, and answers from wherever they come."""
+"""The server: one thread that reads and writes all connections; answers come from any."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 import structlog
 
+from snapshotter.priority import PROMPT, be_nice
 from snapshotter.rpc.connection import UNIMPLEMENTED, Connection, Request
 from snapshotter.rpc.errors import ConnectionFailed
 from snapshotter.throttle import Throttle
@@ -35,7 +37,7 @@ class Call:
     def answer(self, message: bytes) -> None:
         self._peer.write(lambda connection: connection.answer(self._number, message))
 
-    def answer_all(self, messages: Iterable[bytes]) -> None:
+    def answer_all(self, messages: Sequence[bytes]) -> None:
         def send(connection: Connection) -> None:
             for message in messages:
                 connection.send(self._number, message)
@@ -49,50 +51,53 @@ class Call:
 
 
 Handler = Callable[[bytes, Call], None]
-"""Takes a call's message. Called in the thread that reads for everybody: must not wait."""
+"""Takes a call's message. Called in the thread that serves everybody: must not wait."""
 
 
 class _Peer:
-    """A connection and its socket."""
+    """A connection and its socket; but for :meth:`write`, for the thread that serves only."""
 
-    def __init__(self, sock: socket.socket, writable: Callable[[_Peer], None]) -> None:
+    def __init__(self, sock: socket.socket, server: Server) -> None:
         sock.setblocking(False)
         self.socket = sock
         self.connection = Connection()
-        self._writable = writable
-        """Has :meth:`flush` called when the socket takes more."""
-        self._lock = threading.Lock()
+        self._server = server
         self._waits = False
+        """For the socket to take more."""
         self._closed = False
-        self.write(lambda _: None)
 
     def receive(self, data: bytes) -> list[Request]:
         """Raises :class:`ConnectionFailed`, which the client was told if it listens."""
-        with self._lock:
-            try:
-                return self.connection.receive(data)
-            finally:
-                self._send()
+        try:
+            return self.connection.receive(data)
+        finally:
+            self._send()
 
     def write(self, work: Callable[[Connection], None]) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            try:
-                work(self.connection)
-            except ConnectionFailed as failure:
-                log.warning("connection given up", why=str(failure))
-                with suppress(OSError):
-                    self.socket.shutdown(socket.SHUT_RDWR)  # the thread that reads closes it
-                return
-            self._send()
+        """From any thread, but sent by the one that serves: another would at each answer lose
+        the interpreter's lock to that, which has the client's next call, and wait for it."""
+        if self._server.is_serving_thread():
+            self._write(work)
+        else:
+            self._server.soon(partial(self._write, work))
+
+    def _write(self, work: Callable[[Connection], None]) -> None:
+        if self._closed:
+            return
+        try:
+            work(self.connection)
+        except ConnectionFailed as failure:
+            log.warning("connection given up", why=str(failure))
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)  # found, and closed, when it is read
+            return
+        self._send()
 
     def flush(self) -> bool:
         """Send what waits; whether nothing does any more."""
-        with self._lock:
-            self._waits = False
-            self._send()
-            return not self._waits
+        self._waits = False
+        self._send()
+        return not self._waits
 
     def _send(self) -> None:
         out = self.connection.out
@@ -106,18 +111,16 @@ class _Peer:
             out.clear()  # gone: reading tells
         if out:
             self._waits = True
-            self._writable(self)
+            self._server.watch(self)
 
     @property
     def busy(self) -> bool:
-        """Whether a call is not answered, or an answer not sent."""
-        with self._lock:
-            return not self._closed and bool(self.connection.calls or self.connection.out)
+        """Whether a call is not answered, or an answer not sent; asked from any thread."""
+        return not self._closed and bool(self.connection.calls or self.connection.out)
 
     def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            self.socket.close()
+        self._closed = True
+        self.socket.close()
 
 
 class Server:
@@ -133,8 +136,12 @@ class Server:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._peers: dict[int, _Peer] = {}
-        self._writable: list[_Peer] = []
-        """Those whose socket was full, for the thread to watch."""
+        self._soon: list[Callable[[], None]] = []
+        """What is to be done when all that came is read."""
+        self._woken = False
+        self._ended = False
+        self._waking = threading.Lock()
+        """Of the three."""
         self._told = Throttle()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="modelpack-rpc", daemon=True)
@@ -144,35 +151,45 @@ class Server:
         """No new calls; those under way have ``grace`` seconds. Again: nothing."""
         if self._ending.is_set():
             return
-        self._selector.unregister(self._listener)
-        self._listener.close()
-        for peer in list(self._peers.values()):
-            peer.write(lambda connection: connection.say_goodbye())
+        self.soon(self._take_no_more)
         until = time.monotonic() + grace
         while time.monotonic() < until and any(p.busy for p in list(self._peers.values())):
             time.sleep(0.01)
         self._ending.set()
-        self._wake_up()
+        self.soon(lambda: None)
         self._thread.join()
         for peer in list(self._peers.values()):
             peer.close()
         self._selector.close()
-        os.close(self._wake)
+        with self._waking:
+            self._ended = True
+            os.close(self._wake)
+        self._do_soon()
 
-    def _wake_up(self) -> None:
-        os.eventfd_write(self._wake, 1)
+    def is_serving_thread(self) -> bool:
+        return threading.get_ident() == self._thread.ident
 
-    def _watch(self, peer: _Peer) -> None:
-        self._writable.append(peer)
-        self._wake_up()
+    def soon(self, work: Callable[[], None]) -> None:
+        """Have ``work``, which must not wait, done by the thread that serves, after what it does
+        now; from any thread. After the end it is done at once."""
+        with self._waking:
+            if not self._ended:
+                self._soon.append(work)
+                if not self._woken:
+                    self._woken = True
+                    os.eventfd_write(self._wake, 1)
+                return
+        work()
 
     def _run(self) -> None:
+        be_nice(PROMPT)
         while not self._ending.is_set():
             # All that came is read before anything is done: who writes at once shares a flush.
             calls: list[tuple[_Peer, Request]] = []
             for key, events in self._selector.select():
                 if key.fd == self._wake:
-                    self._watch_writable()
+                    os.eventfd_read(self._wake)
+                    self._do_soon()
                 elif key.data is None:
                     self._accept()
                 else:
@@ -183,14 +200,29 @@ class Server:
                         calls += [(peer, request) for request in self._read(peer)]
             for peer, request in calls:
                 self._dispatch(peer, request)
+        self._do_soon()
 
-    def _watch_writable(self) -> None:
-        os.eventfd_read(self._wake)
-        writable, self._writable = self._writable, []
-        for peer in writable:
-            if peer.socket.fileno() in self._peers:
-                both = selectors.EVENT_READ | selectors.EVENT_WRITE
-                self._selector.modify(peer.socket, both, peer)
+    def _do_soon(self) -> None:
+        with self._waking:
+            self._woken = False
+            works, self._soon = self._soon, []
+        for work in works:
+            try:
+                work()
+            except Exception:
+                log.exception("what was to be done in the thread that serves failed")
+
+    def _take_no_more(self) -> None:
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        for peer in list(self._peers.values()):
+            peer.write(lambda connection: connection.say_goodbye())
+
+    def watch(self, peer: _Peer) -> None:
+        """Have the peer flushed when its socket takes more."""
+        if peer.socket.fileno() in self._peers:
+            both = selectors.EVENT_READ | selectors.EVENT_WRITE
+            self._selector.modify(peer.socket, both, peer)
 
     def _accept(self) -> None:
         try:
@@ -206,9 +238,10 @@ class Server:
                     )
                 self._ending.wait(_PAUSE)  # it is still to be accepted: out of descriptors
             return
-        peer = _Peer(sock, self._watch)
+        peer = _Peer(sock, self)
         self._peers[sock.fileno()] = peer
         self._selector.register(sock, selectors.EVENT_READ, peer)
+        peer.flush()  # the connection begins with our settings
 
     def _read(self, peer: _Peer) -> list[Request]:
         try:

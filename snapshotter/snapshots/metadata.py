@@ -2,8 +2,13 @@
 
 Everything is in memory as well, where reading takes no lock and no file. What is
 written counts once the disk has it: containerd believes that what was answered is there
-after a power cut, hence ``synchronous=FULL``. One thread writes; what comes meanwhile
-waits and then shares one flush. Nobody reads what is not on the disk yet.
+after a power cut, hence ``synchronous=FULL``. One flush at a time; what comes meanwhile
+waits and then shares the next. Nobody reads what is not on the disk yet.
+
+A thread of its own waits for the disk and does nothing else. All other work is done where
+:meth:`Metadata.work_in` says, so that a daemon can have all of it in the one thread that serves:
+two that compute take the interpreter's lock from each other at every call of the system, and
+take more than twice as long as one.
 """
 
 from __future__ import annotations
@@ -12,15 +17,18 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import structlog
 
 from snapshotter.artifact.marker import ModelRef
+from snapshotter.priority import PROMPT, be_nice
 from snapshotter.snapshots.errors import NotFound, SnapshotError
 from snapshotter.snapshots.rows import BadRow, decode_rows, encode_row
 from snapshotter.snapshots.snapshot import Snapshot
@@ -88,7 +96,14 @@ class Write(Generic[_T]):
 
 
 Then: TypeAlias = Callable[[Write[_T]], None]
-"""Told what became of a write, in the thread that writes for all: it must not wait."""
+"""Told what became of a write, while others wait: it must not wait itself."""
+
+Soon: TypeAlias = Callable[[Callable[[], None]], None]
+"""Does what it is given soon, or at once; from any thread."""
+
+
+def _at_once(work: Callable[[], None]) -> None:
+    work()
 
 
 def waited(start: Callable[[Then[_T]], None]) -> _T:
@@ -98,18 +113,36 @@ def waited(start: Callable[[Then[_T]], None]) -> _T:
     return done.get().result()
 
 
+class _Flush:
+    """Writes that go to the disk together."""
+
+    def __init__(self, writes: Sequence[Write[Any]]) -> None:
+        self.writes = writes
+        self.made: list[tuple[Write[Any], Transaction]] = []
+        """Those that were not refused."""
+        self.error: BaseException | None = None
+
+    @property
+    def changes(self) -> list[Change]:
+        return [change for _, transaction in self.made for change in transaction.changes]
+
+
 class Metadata:
     """The snapshots of one root. Thread-safe; reads never wait, writes are :meth:`write`."""
 
     def __init__(self, path: Path) -> None:
         """Raises :class:`SnapshotError`, among others when another process has it open."""
         self._path = path
-        self._queue: list[Write[Any]] = []
-        self._ending = False
-        self._queued = threading.Condition(threading.Lock())
-        """Something is in the queue, or all is to end."""
+        self._soon: Soon = _at_once
         self._lock = threading.Lock()
-        """Of ``_durable`` while it changes."""
+        """Of what is below, and of ``_durable`` while it changes."""
+        self._queue: list[Write[Any]] = []
+        self._busy = False
+        """With a flush: its thread alone uses ``_db`` and ``_newest``."""
+        self._rests = threading.Condition(self._lock)
+        """Nothing is in the queue, and no flush under way."""
+        self._ending = False
+        self._commits: SimpleQueue[_Flush | None] = SimpleQueue()
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
@@ -122,8 +155,10 @@ class Metadata:
         self._ids = count(last + 1)
         self._durable = Table(snapshots)
         self._newest = Table(snapshots)
-        """With what is being written; for the thread that writes only."""
-        self._thread = threading.Thread(target=self._run, name="modelpack-metadata", daemon=True)
+        """With what is being written."""
+        self._thread = threading.Thread(
+            target=self._commit_all, name="modelpack-metadata", daemon=True
+        )
         self._thread.start()
 
     def _open(self) -> tuple[list[Snapshot], int]:
@@ -167,11 +202,16 @@ class Metadata:
             ) from None
         return snapshots, last
 
+    def work_in(self, soon: Soon) -> None:
+        """Have writes made by ``soon`` from now on, not by whoever asks for them."""
+        self._soon = soon
+
     def close(self) -> None:
         """What was asked for is written first."""
-        with self._queued:
+        with self._rests:
             self._ending = True
-            self._queued.notify()
+            self._rests.wait_for(lambda: not self._queue and not self._busy)
+        self._commits.put(None)
         self._thread.join()
         self._db.close()
 
@@ -206,8 +246,8 @@ class Metadata:
     def write(self, work: Callable[[Transaction], _T]) -> _T:
         """All that ``work`` changes, durably, or nothing; one at a time.
 
-        ``work`` runs in the thread that writes for all, and must not wait for anything but
-        the disk. Raises what it raises, and :class:`SnapshotError` or OSError when the disk
+        ``work`` runs while others wait, and must not wait itself for anything but the disk.
+        Raises what it raises, and :class:`SnapshotError` or OSError when the disk
         refuses.
         """
 
@@ -219,78 +259,110 @@ class Metadata:
     def write_soon(self, work: Callable[[Transaction], _T], then: Then[_T]) -> None:
         """As :meth:`write`, without waiting."""
         write = Write(work, then)
-        with self._queued:
-            if not self._ending:
+        with self._lock:
+            refused = self._ending
+            if not refused:
                 self._queue.append(write)
-                if len(self._queue) == 1:
-                    self._queued.notify()
+            first = len(self._queue) == 1 and not self._busy
+        if refused:
+            write.error = SnapshotError(f"{self._path}: not written, the daemon is stopping")
+            then(write)
+        elif first:
+            self._soon(self._begin)
+
+    def _begin(self) -> None:
+        """Make the changes of all that is queued, unless a flush is under way."""
+        with self._lock:
+            if self._busy or not self._queue:
                 return
-        write.error = SnapshotError(f"{self._path}: not written, the daemon is stopping")
-        then(write)
-
-    def _run(self) -> None:
-        copied = True
-        while True:
-            with self._queued:
-                self._queued.wait_for(
-                    lambda: self._queue or self._ending, None if copied else _IDLE
-                )
-                writes, self._queue = self._queue, []
-                ending = self._ending
-            if not writes:
-                if ending:
-                    return
-                self._copy_log()
-            copied = not writes
-            self._write_together(writes)
-            for write in writes:
-                try:
-                    write.then(write)
-                except Exception:
-                    log.exception("what was written could not be answered")
-
-    def _copy_log(self) -> None:
-        try:
-            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite3.Error as error:
-            log.warning("the log of snapshot metadata stays as it is", why=str(error))
-
-    def _write_together(self, writes: Sequence[Write[Any]]) -> None:
-        made: list[tuple[Write[Any], Transaction]] = []
-        for write in writes:
+            self._busy = True
+            flush, self._queue = _Flush(self._queue), []
+        for write in flush.writes:
             transaction = Transaction(self._newest, self._ids.__next__)
             try:
                 write.answer = write.work(transaction)
             except BaseException as error:
                 _refuse(write, transaction, error)
             else:
-                made.append((write, transaction))
-        changes = [change for _, transaction in made for change in transaction.changes]
+                flush.made.append((write, transaction))
         try:
-            self._flush(changes)
+            if changes := flush.changes:
+                self._put(changes)
+                self._commits.put(flush)
+                return
         except BaseException as error:
-            for write, transaction in reversed(made):
-                _refuse(write, transaction, error)
-            return
-        with self._lock:
-            for before, after in changes:
-                self._durable.put(before, after)
+            flush.error = error
+        self._end(flush)
 
-    def _flush(self, changes: Sequence[Change]) -> None:
-        if not changes:
-            return
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+    def _end(self, flush: _Flush) -> None:
+        """Tell what became of a flush, which the disk has now or never."""
+        if flush.error is not None:
+            for write, transaction in reversed(flush.made):
+                _refuse(write, transaction, flush.error)
+        with self._lock:
+            for before, after in flush.changes:
+                self._durable.put(before, after)
+            self._busy = False
+            if not self._queue:
+                self._rests.notify_all()
+        self._begin()
+        for write in flush.writes:
             try:
-                for before, after in changes:
-                    if after is not None:
-                        self._db.execute(_UPSERT, encode_row(after))
-                    elif before is not None:
-                        self._db.execute("DELETE FROM snapshots WHERE id = ?", (before.id,))
-                self._db.execute("COMMIT")
-            finally:
+                write.then(write)
+            except Exception:
+                log.exception("what was written could not be answered")
+
+    def _commit_all(self) -> None:
+        be_nice(PROMPT)
+        copied = True
+        while True:
+            try:
+                flush = self._commits.get(timeout=None if copied else _IDLE)
+            except Empty:
+                copied = self._copy_log()
+                continue
+            if flush is None:
+                return
+            try:
+                with self._undone_on_error():
+                    self._db.execute("COMMIT")
+            except BaseException as error:
+                flush.error = error
+            copied = False
+            self._soon(partial(self._end, flush))
+
+    def _copy_log(self) -> bool:
+        """Copy the log into the file, unless there is a flush."""
+        with self._lock:
+            if self._busy:
+                return False
+            self._busy = True
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            log.warning("the log of snapshot metadata stays as it is", why=str(error))
+        self._soon(partial(self._end, _Flush([])))
+        return True
+
+    def _put(self, changes: Sequence[Change]) -> None:
+        """All but the COMMIT."""
+        with self._undone_on_error():
+            self._db.execute("BEGIN IMMEDIATE")
+            for before, after in changes:
+                if after is not None:
+                    self._db.execute(_UPSERT, encode_row(after))
+                elif before is not None:
+                    self._db.execute("DELETE FROM snapshots WHERE id = ?", (before.id,))
+
+    @contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        try:
+            try:
+                yield
+            except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+                raise
         except (sqlite3.Error, UnicodeDecodeError) as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path) from None

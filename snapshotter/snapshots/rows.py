@@ -6,7 +6,6 @@ A wrong parent would give a container files of another image, and a circle of th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -114,7 +113,7 @@ def encode_row(snapshot: Snapshot) -> Sequence[object]:
         snapshot.name,
         snapshot.parent,
         snapshot.kind,
-        json.dumps(snapshot.labels),
+        msgspec.json.encode(snapshot.labels).decode(),
         snapshot.created,
         snapshot.updated,
         usage and usage.size,

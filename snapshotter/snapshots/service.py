@@ -1,8 +1,8 @@
 """The Snapshots service on a unix socket: messages in, messages out, errors by their codes.
 
-The thread that takes calls from all clients answers what is in memory, and hands on what is
-to be written; who writes answers that. Only what may wait for somebody, as for a model that
-is to be mounted, has a thread of its own.
+The thread that takes calls from all clients answers what is in memory, and changes what is
+to be written; only for the disk to have it does another wait meanwhile. What may wait for
+somebody, as for a model that is to be mounted, has a thread of its own.
 """
 
 from __future__ import annotations
@@ -313,7 +313,9 @@ def serve(address: Path, root: Path, models: Models) -> Server:
         snapshotter.close()
         raise
     service = SnapshotsService(snapshotter)
-    return Server(address, RpcServer(listener, service.handlers), service, snapshotter)
+    server = RpcServer(listener, service.handlers)
+    snapshotter.work_in(server.soon)
+    return Server(address, server, service, snapshotter)
 
 
 def _code(error: ModelpackError) -> grpc.StatusCode:

@@ -6,7 +6,7 @@ a transaction, and nothing at all about models in Commit, for which all of
 containerd waits.
 
 What only writes has a second form, ``..._soon``, for a thread that must not wait: its
-``then`` is called in the thread that writes for all, where nothing may wait either.
+``then`` is called later, where nothing may wait either.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from snapshotter.snapshots.errors import (
 from snapshotter.snapshots.filters import parse_filters
 from snapshotter.snapshots.idmap import mapped_root
 from snapshotter.snapshots.layers import Layers
-from snapshotter.snapshots.metadata import Metadata, Then, waited
+from snapshotter.snapshots.metadata import Metadata, Soon, Then, waited
 from snapshotter.snapshots.models import Models
 from snapshotter.snapshots.overlay import Mount
 from snapshotter.snapshots.snapshot import Kind, Snapshot, Usage
@@ -65,6 +65,10 @@ class Snapshotter:
         self._overlay_options = _kernel_options()
         self._releasing = threading.Lock()
         self._mounting = threading.BoundedSemaphore(MOUNTS_AT_ONCE)
+
+    def work_in(self, soon: Soon) -> None:
+        """See :meth:`Metadata.work_in`."""
+        self._metadata.work_in(soon)
 
     def stat(self, key: str) -> Snapshot:
         return self._metadata.get(key)

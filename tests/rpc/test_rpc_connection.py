@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hpack import Encoder
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rpc_client import FIELDS, Client, window
 
@@ -76,13 +77,40 @@ def test_headers_are_continued_padded_and_weighed(client: Client) -> None:
 
 
 def test_one_path_is_not_taken_for_another_when_the_table_changes(client: Client) -> None:
-    """Blocks that only name indexes are remembered, and what they name may be another field."""
+    """Blocks that change nothing are remembered, and what they name may be another field."""
     for number, path in enumerate([b"/a", b"/a", b"/b", b"/a", b"/c", b"/b", b"/b", b"/b"]):
         fields = [(name, path if name == b":path" else value) for name, value in FIELDS]
         block = client.block(fields)
         stream = 2 * number + 1
         body = frames.frame(frames.DATA, frames.END_STREAM, stream, frames.message(b""))
         (request,) = client.connection.receive(client.headers(stream, block) + body)
+        assert request.path == path.decode()
+
+
+@given(
+    calls=st.lists(st.tuples(st.sampled_from([b"/a", b"/b", b"/c"]), st.booleans()), max_size=40),
+    others_kept_out=st.booleans(),
+    size=st.sampled_from([0, 80, 160, 4096]),
+)
+@example(
+    calls=[(path, False) for path in (b"/a", b"/a", b"/b", b"/b")], others_kept_out=True, size=99
+)
+def test_a_path_is_read_as_it_was_sent_however_fields_are_encoded(
+    calls: list[tuple[bytes, bool]], others_kept_out: bool, size: int
+) -> None:
+    """With a table of any size, and fields that are kept out of it."""
+    client = Client(Connection())
+    encoder = Encoder()
+    encoder.header_table_size = size
+    for number, (path, kept_out) in enumerate(calls):
+        fields = [
+            (b":path", path, kept_out) if name == b":path" else (name, value, others_kept_out)
+            for name, value in FIELDS
+        ]
+        stream = 2 * number + 1
+        body = frames.frame(frames.DATA, frames.END_STREAM, stream, frames.message(b""))
+        sent = client.headers(stream, encoder.encode(fields)) + body
+        (request,) = client.connection.receive(sent)
         assert request.path == path.decode()
 
 

@@ -200,3 +200,38 @@ def test_a_stop_waits_for_calls_under_way_and_takes_no_more(
     assert not stopping.is_alive()
     with pytest.raises(OSError, match="refused"), socket.socket(socket.AF_UNIX) as late:
         late.connect(str(address))
+
+
+def test_work_for_the_thread_that_serves_is_done_there_and_at_once_after_the_end(
+    server: Server,
+) -> None:
+    threads: list[threading.Thread] = []
+    done = threading.Event()
+
+    def work() -> None:
+        threads.append(threading.current_thread())
+        done.set()
+
+    def fail() -> None:
+        raise RuntimeError("it disturbs nobody")
+
+    server.soon(fail)
+    server.soon(work)
+    assert done.wait(30)
+    server.stop(5)
+    server.soon(work)
+    assert [thread.name for thread in threads] == [
+        "modelpack-rpc",
+        threading.current_thread().name,
+    ]
+
+
+def test_an_answer_after_the_end_goes_nowhere(
+    server: Server, channel: grpc.Channel, service: Service
+) -> None:
+    waiting = channel.unary_unary("/s/Later").future(b"later", timeout=30)
+    assert call(channel, "Echo")(b"x", timeout=30) == b"x"
+    server.stop(0)
+    service.gate.set()
+    service.pool.shutdown()
+    assert isinstance(waiting.exception(30), grpc.RpcError)

@@ -8,8 +8,11 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from grpc import StatusCode
@@ -266,3 +269,38 @@ def test_a_full_disk_refuses_the_call_and_loses_nothing(tmp_path: Path) -> None:
             client.prepare("again")
     finally:
         subprocess.run(["umount", "--lazy", str(root)], check=True, timeout=60)
+
+
+def test_what_is_asked_for_while_the_disk_is_written_to_shares_the_next_flush(
+    tmp_path: Path,
+) -> None:
+    """And is made where the metadata were told to work, one flush after the other."""
+    metadata = Metadata(tmp_path / "db")
+    todo: SimpleQueue[Callable[[], None]] = SimpleQueue()
+    metadata.work_in(todo.put)
+    threads: set[int] = set()
+    told: list[str] = []
+
+    def ask(key: str) -> None:
+        def work(transaction: Transaction) -> None:
+            threads.add(threading.get_ident())
+            transaction.create(Kind.ACTIVE, key, "", {})
+
+        metadata.write_soon(work, lambda write: told.append(f"{key} {write.error}"))
+
+    ask("a")
+    todo.get(timeout=30)()  # made, and on its way to the disk
+    for key in ("b", "c", "b"):
+        ask(key)
+    assert not metadata.exists("a")
+    todo.get(timeout=30)()  # the disk has it: the next are made
+    assert told == ["a None"]
+    assert metadata.exists("a")
+    assert not metadata.exists("b")
+    todo.get(timeout=30)()
+    assert told[1:] == ["b None", "c None", "b snapshot b already exists"]
+    assert threads == {threading.get_ident()}
+    metadata.close()
+    again = Metadata(tmp_path / "db")
+    assert [found.name for found in again.all()] == ["a", "b", "c"]
+    again.close()
