@@ -21,7 +21,8 @@ class FetchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     waits for a large range to end."""
 
     range_size: ByteSize = ByteSize(16 * _MIB)
-    """Largest range asked for in one request when reading ahead or completing a model."""
+    """Largest range asked for in one request when reading ahead or completing a model; up to four
+    times that where one connection brings so much in 0.2 seconds."""
 
     grain: ByteSize = ByteSize(64 * _KIB)
     """Smallest range asked for: an isolated read fetches what it touches, rounded to this."""
