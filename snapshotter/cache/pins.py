@@ -103,7 +103,7 @@ def _read(path: Path) -> list[Pin]:
         pins = msgspec.json.decode(body, type=list[Pin])
         for pin in pins:
             parse_digest(pin.manifest)
-    except (msgspec.DecodeError, ArtifactError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, ArtifactError) as error:
         aside = path.with_name(path.name + ".damaged")
         log.error("pins damaged: pin again what was pinned", kept_as=str(aside), why=str(error))
         path.rename(aside)

@@ -51,7 +51,7 @@ class Quarantine:
         for path in sorted(root.glob("*-*")):
             try:
                 record = msgspec.json.decode(path.read_bytes(), type=WrongBlob)
-            except (OSError, msgspec.DecodeError):
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError):
                 continue  # torn or another's: it is only a note
             self._records[record.digest] = record
 

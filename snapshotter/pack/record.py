@@ -114,7 +114,7 @@ class BuildStore:
             ) from None
         except OSError as error:
             raise NoBuild(f"{path} cannot be read: {error.strerror}") from None
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             usable = False
         if not usable:
             raise NoBuild(f"{path} is no record of a build that we can use: build again")

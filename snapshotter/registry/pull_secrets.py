@@ -145,7 +145,7 @@ def _load(file: Path) -> dict[tuple[str, str], PullSecret]:
         }
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
         log.warning(
             "pull secrets of an earlier life ignored", file=str(file), error=type(error).__name__
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from fetch_node import CONTENT, DIGEST, MIB, SIZE, Node
@@ -11,6 +12,7 @@ from fetch_origin import BlobServer, serving
 
 from snapshotter.cache import quarantine
 from snapshotter.cache.blob import BlobState
+from snapshotter.cache.quarantine import Quarantine
 from snapshotter.fetch.errors import FetchError
 
 WRONG = 5 * MIB
@@ -118,3 +120,9 @@ def test_the_next_life_remembers(tmp_path, server, monkeypatch) -> None:
     mend(server)
     until(lambda: reads(again))
     again.close()
+
+
+@pytest.mark.parametrize("note", [b"", b"{", b'{"digest": "\xff"}'])
+def test_a_damaged_note_of_a_wrong_blob_is_no_note(tmp_path: Path, note: bytes) -> None:
+    (tmp_path / "sha256-0").write_bytes(note)
+    assert Quarantine(tmp_path).records() == []

@@ -242,7 +242,9 @@ def test_a_reference_that_was_not_built_says_how(store: BuildStore) -> None:
         store.load(REFERENCE)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"format": 99}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b'{"format": 99}', b'{"reference": "\xff"}']
+)
 def test_a_damaged_record_is_no_build(tmp_path: Path, store: BuildStore, content: bytes) -> None:
     build(write_model(tmp_path / "m"), REFERENCE, store)
     (file,) = (store.root / "builds").iterdir()
