@@ -130,19 +130,27 @@ class Worker:
                 self._lent = None
             else:
                 fate = Fate.STAYS
-        failure, given = None, 0
+        given, good = 0, False
         try:
-            blob.write(start, data, passing=fate is not Fate.STAYS)
+            failure = self._write(blob, start, data, passing=fate is not Fate.STAYS)
+            for read in self._board.landed(flight, data, failure):
+                if start <= read.start and read.end <= start + size:
+                    hand_over(read, (data[read.start - start : read.end - start].toreadonly(),))
+                    given += read.end - read.start
+                else:
+                    self._board.answer(read, self._scratch)
+            good = failure is None
+        finally:
+            if piece is not None:
+                self._hot.done(piece, read=given, good=good)
+
+    @staticmethod
+    def _write(blob: Blob, start: int, data: memoryview, *, passing: bool) -> CacheError | None:
+        try:
+            blob.write(start, data, passing=passing)
         except CacheError as error:
-            failure = error
-        for read in self._board.landed(flight, data, failure):
-            if start <= read.start and read.end <= start + size:
-                hand_over(read, (data[read.start - start : read.end - start].toreadonly(),))
-                given += read.end - read.start
-            else:
-                self._board.answer(read, self._scratch)
-        if piece is not None:
-            self._hot.done(piece, read=given, good=failure is None)
+            return error
+        return None
 
 
 def hand_over(read: Read, result: ReadResult) -> None:
