@@ -24,7 +24,6 @@ from snapshotter.cache.quarantine import Quarantine
 from snapshotter.cache.ranges import RangeSet
 from snapshotter.cache.space import Space
 from snapshotter.fetch.errors import FetchError
-from snapshotter.fetch.gate import Gate
 from snapshotter.fetch.gates import Crew, gate_of
 from snapshotter.fetch.hot import PIECE, HotPieces
 from snapshotter.fetch.options import FetchOptions
@@ -35,6 +34,7 @@ from snapshotter.fetch.state import State
 from snapshotter.fetch.stats import FetchStats
 from snapshotter.fetch.streams import Run
 from snapshotter.fetch.strict import StrictGate
+from snapshotter.fetch.verdicts import Verdicts
 from snapshotter.fetch.verifier import Verifier
 from snapshotter.fetch.verify_options import VerifyOptions
 from snapshotter.fetch.worker import PASSING, Worker, from_cache, hand_over
@@ -83,9 +83,6 @@ class Fetcher:
         self._options = options
         self._verify = verify or VerifyOptions()
         self._space = space
-        self._quarantine = quarantine
-        self._on_verified = on_verified
-        self._on_bad = on_bad
         self._crew = Crew()
         self._state = State(options)
         self._pressure = CpuPressure()
@@ -99,13 +96,22 @@ class Fetcher:
         """When the latest range was begun."""
         self._closed = False
         self._scratch = ThreadBuffer(PIECE)
+        self._verdicts = Verdicts(
+            self,
+            self._lock,
+            self._state,
+            self._downloads,
+            quarantine,
+            on_verified=on_verified,
+            on_bad=on_bad,
+        )
         self._verifier = Verifier(
-            self._verified,
-            self.condemn,
+            self._verdicts.verified,
+            self._verdicts.condemn,
             self._busy,
-            sift=self._sift,
-            on_unreadable=self._unreadable,
-            on_failed=self._settle,
+            sift=self._verdicts.sift,
+            on_unreadable=self._verdicts.unreadable,
+            on_failed=self._verdicts.settle,
         )
         self._threads = [
             threading.Thread(target=self._run, name=f"modelpack-fetch-{number}", daemon=True)
@@ -135,7 +141,7 @@ class Fetcher:
                 download = self._downloads.get(blob.digest)
                 if download is None or download.blob is not blob:
                     download = self._downloads[blob.digest] = Download(blob)
-                    self._remember_wrong(download)
+                    self._verdicts.remember(download)
                 known = (chunks or {}).get(blob.digest)
                 if download.gate is None or (known and isinstance(download.gate, StrictGate)):
                     download.gate = gate_of(blob, known, self._verify, self)
@@ -216,7 +222,7 @@ class Fetcher:
         start, end = min(offset, blob.size), min(offset + size, blob.size)
         download = self._downloads.get(blob.digest)
         if download is not None and download.bad is not None:
-            self._forgive(download)
+            self._verdicts.forgive(download)
         if download is not None and download.gate is not None and start < end:
             download.gate.read(model, start, end, stream, deliver)
         else:
@@ -284,7 +290,7 @@ class Fetcher:
         failure = None
         with self._lock:
             there = not read.download.lacks(read)
-            bad = _why_bad(read.download)
+            bad = read.download.why_bad
             if bad is not None:
                 failure = FetchError(bad)
             elif self._closed:
@@ -412,7 +418,7 @@ class Fetcher:
             self._state.cpu_short = self._pressure.short(now)
             ready = self._state.landed(flight, data, cached=failure is None, now=now)
             expired = self._state.expire(now)
-            bad = _why_bad(download)
+            bad = download.why_bad
             if failure is not None and bad is None:
                 if self._state.uncached_until < now:
                     log.warning("the cache takes no bytes, reading on without", error=str(failure))
@@ -497,99 +503,15 @@ class Fetcher:
 
     def lost(self, blob: Blob, error: Unreadable) -> None:
         """For gates, see :class:`gate.Below`. Quick: also from who answers the kernel."""
-        log.warning("cached blob dropped, it comes anew", digest=blob.digest, error=str(error))
-        blob.lose()
-        with self._lock:
-            download = self._downloads.get(blob.digest)
-            if download is not None:
-                self._state.complete_again(download)
-        self.submit(lambda: self._on_bad(blob))
+        self._verdicts.lost(blob, error)
 
-    def _unreadable(self, blob: Blob, error: CacheError) -> None:
-        assert isinstance(error, Unreadable)
-        self.lost(blob, error)
-        self._settle(blob, None)
+    def condemn(self, blob: Blob, error: CacheError) -> None:
+        """Bytes of ``blob`` were found wrong, by an audit for instance, and were dropped."""
+        self._verdicts.condemn(blob, error)
 
     def submit(self, work: Callable[[], None]) -> None:
         """For gates, see :class:`gate.Below`."""
         self._crew.submit(work)
-
-    def _verified(self, blob: Blob) -> None:
-        self.stats.count_blob(right=True)
-        try:
-            blob.flush()  # the kernel must read nothing by itself that the disk may not keep
-        except CacheError as error:
-            log.warning("verified blob not durable", digest=blob.digest, error=str(error))
-        if self._quarantine is not None:
-            self._quarantine.acquit(blob.digest)
-        self._on_verified(blob)
-        self._settle(blob, None)
-
-    def _sift(self, blob: Blob) -> bool:
-        gate = self._gate(blob)
-        return gate is not None and gate.sift()
-
-    def _settle(self, blob: Blob, error: Exception | None) -> None:
-        if (gate := self._gate(blob)) is not None:
-            gate.settled(error)
-
-    def _gate(self, blob: Blob) -> Gate | None:
-        download = self._downloads.get(blob.digest)
-        return download.gate if download is not None else None
-
-    def condemn(self, blob: Blob, error: CacheError) -> None:
-        """Bytes of ``blob`` were found wrong and were dropped; if all, none is served any more."""
-        if not isinstance(error, Unreadable):
-            self.stats.count_blob(right=False)
-        sources, waiting = [], []
-        with self._lock:
-            download = self._downloads.get(blob.digest)
-            if download is not None and blob.state is BlobState.BAD:
-                sources = self._put_away(download, str(error))
-                waiting = [self._state.drop(read) for read in list(download.reads)]
-        for read in waiting:
-            hand_over(read, FetchError(str(error)))
-        if blob.state is BlobState.BAD:
-            if self._quarantine is not None:
-                record = self._quarantine.condemn(blob.digest, blob.size, sources, str(error))
-                if download is not None:
-                    download.bad_until = record.again_at
-            self._settle(blob, error)
-        self._on_bad(blob)
-
-    def _put_away(self, download: Download, why: str) -> list[str]:
-        """With the lock held: nothing of the blob is served, later nothing that was not hashed,
-        and other hosts are asked first. What those that gave it are called."""
-        origins = [model.origins[download] for model in self._state.models_with(download)]
-        for origin in origins:
-            origin.distrust()
-        download.bad, download.bad_until = why, math.inf
-        download.gate = download.gate or StrictGate(download.blob, self)
-        return [origin.name for origin in origins]
-
-    def _remember_wrong(self, download: Download) -> None:
-        """With the lock held: the blob may be known to come wrong, also from an earlier life."""
-        blob = download.blob
-        if (bad := _why_bad(download)) is not None:
-            download.bad, download.bad_until = bad, math.inf
-        record = self._quarantine.get(blob.digest) if self._quarantine is not None else None
-        if record is not None and blob.state is not BlobState.VERIFIED:
-            download.bad, download.bad_until = record.why, record.again_at
-            download.gate = StrictGate(blob, self)
-
-    def _forgive(self, download: Download) -> None:
-        """Ask again for a blob that came wrong, if its time has come."""
-        with self._lock:
-            if download.bad is not None and time.time() >= download.bad_until:
-                download.blob.forgive()
-                self._state.begin_again(download)
-
-
-def _why_bad(download: Download) -> str | None:
-    """Why nothing of it is served; also in the moment before we are told."""
-    if download.bad is None and download.blob.bad:
-        return f"{download.blob.digest}: wrong bytes came, none is served any more"
-    return download.bad
 
 
 def _closed_error(read: Read) -> FetchError:

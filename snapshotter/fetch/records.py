@@ -108,6 +108,13 @@ class Download:
     pieces: Sequence[int] = ()
     """Where tensors begin and end in it, sorted."""
 
+    @property
+    def why_bad(self) -> str | None:
+        """Why nothing of it is served; also in the moment before we are told."""
+        if self.bad is None and self.blob.bad:
+            return f"{self.blob.digest}: wrong bytes came, none is served any more"
+        return self.bad
+
     def unclaimed(self, start: int, end: int, *more: RangeSet) -> tuple[int, int] | None:
         """The first range of ``[start, end)`` neither there, nor in flight, nor in ``more``."""
         return first_common_gap(start, end, self.blob, self.in_flight, *more)
