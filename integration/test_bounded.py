@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -62,14 +63,13 @@ class Stage:
 
     def used(self) -> int:
         """Bytes of disk that data of blobs takes, by the file system's account."""
-        found = self.cache.glob("*/*/*/data")
-        return sum(path.stat().st_blocks * 512 for path in found)
+        return _allocated(self.cache.glob("*/*/*/data"))
 
     def there(self, model: PushedModel) -> int:
         """Bytes of disk that data of the model's weights takes."""
         names = {digest for name, digest in model.sums.items() if name.endswith(".safetensors")}
         found = [path for path in self.cache.glob("blobs/*/*/data") if path.parent.name in names]
-        return sum(path.stat().st_blocks * 512 for path in found)
+        return _allocated(found)
 
     def gc(self, *arguments: str) -> dict[str, Any]:
         told: dict[str, Any] = json.loads(self.snapshotter.modelpack("gc", "--json", *arguments))
@@ -91,6 +91,15 @@ class Stage:
     def verified(self, model: PushedModel) -> bool:
         states = {m["digest"]: m["state"] for m in self.snapshotter.status()["models"]}
         return states.get(model.digest.rpartition("@")[2]) == "verified"
+
+
+def _allocated(files: Iterable[Path]) -> int:
+    """Bytes of disk; a file may go while it is looked for."""
+    total = 0
+    for file in files:
+        with suppress(FileNotFoundError):
+            total += file.stat().st_blocks * 512
+    return total
 
 
 @contextmanager

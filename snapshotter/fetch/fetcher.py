@@ -485,7 +485,7 @@ class Fetcher:
 
     def _busy(self) -> bool:
         with self._lock:
-            return bool(self._state.flights or self._state.reads)
+            return self._state.busy(time.monotonic())
 
     def distrust(self, model: LoadedModel, blob: Blob) -> None:
         """For gates, see :class:`gate.Below`."""

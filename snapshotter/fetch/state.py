@@ -83,6 +83,10 @@ class State:
     def _most(self) -> int:
         return self.options.connections - self.options.reserved
 
+    def busy(self, now: float) -> bool:
+        """Whether something is fetched, or waited for, or somebody reads forward."""
+        return bool(self.flights or self.reads) or any(now < run.last + LULL for run in self.ahead)
+
     # Models
 
     def add_model(self, model: LoadedModel) -> None:

@@ -617,6 +617,15 @@ def test_what_a_gate_has_to_hash_stays_in_memory() -> None:
     assert play.state.fate(flight, MIB, play.now) is Fate.STAYS
 
 
+def test_a_reader_who_goes_on_in_a_moment_keeps_the_node_busy() -> None:
+    play = Play(GIB)
+    play.read_forward(4 * MIB)
+    play.settle()
+    assert not play.state.flights
+    assert play.state.busy(play.now)
+    assert not play.state.busy(play.now + LULL)
+
+
 def test_where_cpu_is_short_no_more_is_fetched_ahead_than_memory_holds() -> None:
     options = FetchOptions(background=False, memory=ByteSize(16 * MIB))
     ahead = {}
