@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -63,13 +65,17 @@ class Stage:
 
     def used(self) -> int:
         """Bytes of disk that data of blobs takes, by the file system's account."""
-        return _allocated(self.cache.glob("*/*/*/data"))
+        total = 0
+        for file in self.cache.glob("*/*/*/data"):
+            with suppress(FileNotFoundError):  # evicted meanwhile
+                total += file.stat().st_blocks * 512
+        return total
 
     def there(self, model: PushedModel) -> int:
-        """Bytes of disk that data of the model's weights takes."""
+        """Bytes of the model's weights that are in the cache."""
         names = {digest for name, digest in model.sums.items() if name.endswith(".safetensors")}
         found = [path for path in self.cache.glob("blobs/*/*/data") if path.parent.name in names]
-        return _allocated(found)
+        return sum(map(_data_in, found))
 
     def gc(self, *arguments: str) -> dict[str, Any]:
         told: dict[str, Any] = json.loads(self.snapshotter.modelpack("gc", "--json", *arguments))
@@ -93,12 +99,18 @@ class Stage:
         return states.get(model.digest.rpartition("@")[2]) == "verified"
 
 
-def _allocated(files: Iterable[Path]) -> int:
-    """Bytes of disk; a file may go while it is looked for."""
-    total = 0
-    for file in files:
-        with suppress(FileNotFoundError):
-            total += file.stat().st_blocks * 512
+def _data_in(file: Path) -> int:
+    """Bytes that are no hole. Blocks are no measure of what stays: writing back changes them."""
+    total = end = 0
+    with suppress(FileNotFoundError), open(file, "rb") as opened:
+        try:
+            while True:
+                start = os.lseek(opened.fileno(), end, os.SEEK_DATA)
+                end = os.lseek(opened.fileno(), start, os.SEEK_HOLE)
+                total += end - start
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # no data behind
+                raise
     return total
 
 
