@@ -391,6 +391,7 @@ def test_a_file_the_kernel_reads_itself_survives_pressure(
                 if life == "orphaned":
                     machine.run(["kill", "-9", str(told["pid"])])
                 stage.snapshotter.start()
+                stage.containerd.wait_for_snapshotter()
             whole = stage.there(held)
             for _ in range(2):
                 there = stage.mount(other)

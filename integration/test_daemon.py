@@ -35,13 +35,6 @@ def mounted(containerd: Containerd, model: PushedModel, name: str) -> str:
     return target
 
 
-def reconnected(containerd: Containerd) -> bool:
-    try:
-        return "KIND" in containerd.ctr("snapshots", "--snapshotter", "modelpack", "ls")
-    except CommandError:
-        return False
-
-
 def fuse_mounts(machine: Machine) -> list[str]:
     lines = machine.run(["cat", "/proc/self/mountinfo"]).stdout.splitlines()
     points = [line.split()[4] for line in lines if " fuse.modelpack " in line]
@@ -80,9 +73,7 @@ def test_after_a_restart_models_and_ordinary_layers_are_mounted_again(
         container.ask("true")
     snapshotter.process.kill()
     snapshotter.start()
-    containerd.process.wait_until(
-        lambda: reconnected(containerd), "containerd's connection to the new daemon"
-    )
+    containerd.wait_for_snapshotter()
     target = mounted(containerd, model, "after")
     listed = containerd.machine.run(["sh", "-c", sums_command(target)]).stdout
     assert read_sums(listed, target) == model.sums

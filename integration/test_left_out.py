@@ -44,7 +44,7 @@ def show(containerd: Containerd, machine: Machine, name: str, place: str) -> str
     return f"type=bind,src={target},dst=/models,options=rbind:ro"
 
 
-def restart(snapshotter: Snapshotter, exclude: Sequence[str]) -> None:
+def restart(snapshotter: Snapshotter, containerd: Containerd, exclude: Sequence[str]) -> None:
     """SIGKILL, and then another daemon with other settings."""
     snapshotter.process.kill()
     changed: list[dict[str, Any]] = [
@@ -55,6 +55,7 @@ def restart(snapshotter: Snapshotter, exclude: Sequence[str]) -> None:
         render("modelpack-snapshotter.toml", snapshotter.places, changed)
     )
     snapshotter.start()
+    containerd.wait_for_snapshotter()
 
 
 def test_a_pull_leaves_out_and_the_next_one_shows_everything(
@@ -98,14 +99,14 @@ def test_who_needs_the_models_own_manifest_is_told_what_to_do_instead(
 def test_settings_that_change_change_no_mount_that_is_there(
     machine: Machine, containerd: Containerd, snapshotter: Snapshotter, model: PushedModel
 ) -> None:
-    restart(snapshotter, ["README.md"])
+    restart(snapshotter, containerd, ["README.md"])
     snapshotter.modelpack("pull", "--as", "stub", model.tag)
     mount = show(containerd, machine, model.tag, "before")
     with Container(containerd, "before", mounts=[mount]) as before:
         assert read_sums(before.ask(sums_command("/models")), "/models") == without(model, ".md")
         inodes = before.ask(INODES)
         for exclude in (["*.json"], [], ["model-0000[12]-*"]):
-            restart(snapshotter, exclude)
+            restart(snapshotter, containerd, exclude)
             assert before.ask(INODES) == inodes
             found = read_sums(before.ask(sums_command("/models")), "/models")
             assert found == without(model, ".md")
@@ -129,7 +130,7 @@ def test_settings_that_change_change_no_mount_that_is_there(
 def test_a_node_that_leaves_out_everything_of_a_model_says_so_and_mounts_nothing(
     machine: Machine, containerd: Containerd, snapshotter: Snapshotter, model: PushedModel
 ) -> None:
-    restart(snapshotter, ["*"])
+    restart(snapshotter, containerd, ["*"])
     snapshotter.modelpack("pull", "--as", "stub", model.tag)
     with pytest.raises(CommandError, match=r"every file of model .* is left out \(exclude '\*'\)"):
         show(containerd, machine, model.tag, "nothing")

@@ -112,13 +112,14 @@ def test_the_image_of_such_a_pod_is_mapped_and_not_copied(
 def test_such_a_pod_reads_on_when_the_daemon_is_another(
     node: tuple[Containerd, Cri, str], snapshotter: Snapshotter, registry: Registry
 ) -> None:
-    _, cri, handler = node
+    containerd, cri, handler = node
     model = push_model(snapshotter, registry)
     pulled = cri.pull(model.tag)
     with cri.pod(handler=handler, mapping=MAPPING) as pod:
         first = pod.run("first", volumes={"/models": pulled})
         snapshotter.process.kill()
         snapshotter.start()
+        containerd.wait_for_snapshotter()
         assert_all_of(model, first)
         with cri.pod("second", handler=handler, mapping=MAPPING) as other:
             second = other.run(volumes={"/models": pulled})

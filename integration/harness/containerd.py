@@ -130,6 +130,17 @@ class Containerd:
             seconds=seconds,
         ).stdout
 
+    def wait_for_snapshotter(self) -> None:
+        """Until its connection to a daemon that was started anew is there: for some seconds after
+        one was refused it tries none."""
+        self.process.wait_until(self._reaches_snapshotter, "containerd's connection to the daemon")
+
+    def _reaches_snapshotter(self) -> bool:
+        try:
+            return "KIND" in self.ctr("snapshots", "--snapshotter", "modelpack", "ls")
+        except CommandError:
+            return False
+
     def import_rootfs(self, *, namespace: str = "default") -> None:
         """Make the image for containers known, as :data:`ROOTFS_IMAGE`."""
         archive = self.machine.root / "rootfs.tar"
