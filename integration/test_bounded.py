@@ -54,15 +54,7 @@ class Stage:
     def mount(self, model: PushedModel) -> str:
         self.snapshotter.modelpack("pull", "--as", "stub", model.tag)
         target = str(self.machine.directory(f"mounted-{model.source.name}"))
-        mount = ["images", "mount", "--snapshotter", "modelpack", model.tag, target]
-        try:
-            self.containerd.ctr(*mount)
-        except CommandError as error:
-            # containerd's words, not ours: what an earlier mount had unpacked was collected between
-            # ctr's look for it and its View. Seen once.
-            if "parent snapshot" not in str(error):
-                raise
-            self.containerd.ctr(*mount)
+        self.containerd.ctr("images", "mount", "--snapshotter", "modelpack", model.tag, target)
         return target
 
     def unmount(self, target: str) -> None:

@@ -36,7 +36,7 @@ class Measure:
 _ALL = (
     Measure("seconds", "time", "s", "less", "in {}"),
     Measure("rate", "throughput", "B/s", "more", "{}"),
-    Measure("beyond_rtts", "time beyond the round trips needed", "s", "less", "{} beyond them"),
+    Measure("beyond_two_rtts", "time beyond two round trips", "s", "less", "2 rtt + {}"),
     Measure("latency", "median latency", "s", "less", "median {}"),
     Measure("latency_p90", "latency, 90th percentile", "s", "less", "p90 {}"),
     Measure("latency_p99", "latency, 99th percentile", "s", "less", "p99 {}"),

@@ -31,8 +31,8 @@ class FetchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Bytes read in a row that make a reader sequential, so that bytes are fetched ahead of it."""
 
     readahead: ByteSize = ByteSize(128 * _MIB)
-    """How far ahead of a sequential reader is fetched at most; it begins with 1 MiB and keeps
-    twice what was read in a row."""
+    """How far ahead of a sequential reader is fetched at most; it begins with 1 MiB, or
+    16 MiB where all of the model is being fetched, and keeps twice what was read in a row."""
 
     memory: ByteSize = ByteSize(64 * _MIB)
     """Of what is fetched ahead of readers, how much stays in the daemon's memory until they come

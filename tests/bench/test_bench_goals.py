@@ -72,9 +72,9 @@ def test_cold_reads_count_by_4_mib_against_curl_at_no_distance_only() -> None:
 
 
 def test_the_worst_trial_counts() -> None:
-    good = trial("latency", {"modelpack": {"latency": 0.04, "beyond_rtts": 0.04}}, rtt=0)
+    good = trial("latency", {"modelpack": {"latency": 0.04, "beyond_two_rtts": 0.04}}, rtt=0)
     bad = trial(
-        "latency", {"modelpack": {"latency": 0.2, "beyond_rtts": 0.16}}, rtt=0.02, title="bad"
+        "latency", {"modelpack": {"latency": 0.2, "beyond_two_rtts": 0.16}}, rtt=0.02, title="bad"
     )
     found = goal(judge([case("mount-first-byte", good, bad)]), "mount to first byte")
     assert (found.value, found.reached, found.where) == (0.16, False, "bad")
@@ -83,7 +83,7 @@ def test_the_worst_trial_counts() -> None:
 @pytest.mark.parametrize(("largest", "reached"), [(0.05, True), (0.09, False)])
 def test_the_first_byte_must_be_flat_in_size(largest: float, reached: bool) -> None:
     trials = [
-        trial("latency", {"modelpack": {"latency": seconds, "beyond_rtts": seconds}})
+        trial("latency", {"modelpack": {"latency": seconds, "beyond_two_rtts": seconds}})
         for seconds in (0.04, 0.045, largest)
     ]
     found = goal(judge([case("mount-first-byte", *trials)]), "the same, difference")
