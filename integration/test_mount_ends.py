@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fuse.mount import fuse_mounts
-from integration.harness.processes import Process, ProcessError
+from integration.harness.processes import Process
 from integration.harness.registry import Registry
+from integration.test_cri_pods import eventually
 from integration.test_mount_command import MODELPACK, Mounter
 
 
@@ -29,16 +29,6 @@ def background(mounter: Mounter, *options: str) -> Process:
         log=mounter.home / "start.log",
         environment=mounter.environment,
     )
-
-
-def wait_for(process: Process, happened: Callable[[], bool], what: str) -> None:
-    """Like ``process.wait_until``, of what happens after its end."""
-    while not happened():
-        try:
-            process.wait(0.05)
-        except ProcessError:
-            continue
-        subprocess.run(["sleep", "0.05"], check=True)
 
 
 def test_the_end_of_the_terminal_unmounts(mounter: Mounter) -> None:
@@ -81,7 +71,7 @@ def test_a_start_that_is_given_up_takes_its_mount_back(
         started.kill()
     finally:
         registry.process.signal(signal.SIGCONT)
-    wait_for(started, lambda: "taken back" in log.read_text(), "a word about it")
+    eventually(lambda: "taken back" in log.read_text(), "a word about it")
     assert not mounter.is_mounted()
     assert "Traceback" not in log.read_text()
 

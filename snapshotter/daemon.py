@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from snapshotter import __version__
 from snapshotter.api import ApiServer, status_of
 from snapshotter.artifact.marker import ModelRef
 from snapshotter.audits import Audits
+from snapshotter.bell import Bell
 from snapshotter.cache.chunk_lists import OwnLists
 from snapshotter.cache.completeness import is_complete
 from snapshotter.cache.documents import Documents
@@ -232,9 +232,8 @@ def daemon(config_path: Path | None, check: bool, unmount: bool) -> None:
         return
     for concern in concerns():
         log.warning(concern)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = Bell()
+    stop.hang_on([signal.SIGTERM, signal.SIGINT])
     with running(config):
         log.info("ready", version=__version__, address=str(config.grpc_address), pid=os.getpid())
         _notify("READY=1")

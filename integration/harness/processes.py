@@ -69,12 +69,13 @@ class Process:
             time.sleep(0.01)
 
     def wait(self, seconds: float) -> int:
-        """The exit status of a program expected to end by itself."""
+        """The exit status of a program expected to end by itself; killed when it does not."""
         try:
             return self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
+            self.kill()  # or it would be the next test that fails too
             raise ProcessError(
-                f"{self.name} still runs after {seconds:g} s{self.last_words()}"
+                f"{self.name} still ran after {seconds:g} s{self.last_words()}"
             ) from None
 
     def signal(self, number: signal.Signals) -> None:

@@ -18,6 +18,7 @@ from fuse.mount import MountError as FuseMountError
 from fuse.mount import fuse_mounts, unmount
 from snapshotter.artifact.digest import encoded
 from snapshotter.artifact.selection import Selection
+from snapshotter.bell import Bell
 from snapshotter.cache.blob import Blob
 from snapshotter.cache.chunk_lists import OwnLists
 from snapshotter.cache.documents import Documents
@@ -192,8 +193,7 @@ def _serve(
         model = loader.load(ref, config.mounts.chosen(ref))
         stack.callback(loader.unload, model)
         stay = _Stay()
-        for number in _signals():  # before there is a mount that could be left behind
-            signal.signal(number, lambda *_: stay.leave())
+        stay.told.hang_on(_signals())  # before there is a mount that could be left behind
         serving = Serving(
             model,
             directory,
@@ -211,7 +211,7 @@ def _serve(
             f"{reference}: {len(shown.files)} files, {format_size(shown.size)} at {directory}"
             f"{f' ({less} left out)' if less else ''}"
         )
-        stay.over.wait()
+        stay.wait()
 
 
 class _Users(Nobody):
@@ -238,20 +238,21 @@ class _Stay:
     """How long a model is served: until nobody holds it any more, or we are told to go."""
 
     def __init__(self) -> None:
-        self.over = threading.Event()
+        self.told = Bell()
+        """Of a signal, or of the end."""
         self.serving: Serving | None = None
         """Once it is mounted, and for as long as it may be, as far as we know."""
 
     def ended(self, _: Serving) -> None:
         """Somebody unmounted it, and nobody holds a file of it."""
         self.serving = None
-        self.over.set()
+        self.told.ring()
 
-    def leave(self) -> None:
+    def wait(self) -> None:
         """On the first signal wait for readers, on the second leave them."""
+        self.told.wait()
         serving = self.serving
         if serving is None:
-            self.over.set()
             return
         try:
             serving.detach(lazy=False)
@@ -259,6 +260,7 @@ class _Stay:
         except MountError as error:
             self.take_away()
             click.echo(f"modelpack: {error}; serving on until they are closed", err=True)
+        self.told.wait()
 
     def take_away(self) -> None:
         """Whatever happened, no mount may be left that nobody serves."""

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+from snapshotter.bell import Bell
+
+_INTERRUPTED = """
+import random, signal
+from snapshotter.bell import Bell
+
+bell = Bell()
+bell.hang_on([signal.SIGALRM])
+for _ in range(20_000):
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 2e-5))
+    bell.wait()
+"""
+
+
+def test_no_signal_is_missed_whenever_it_comes() -> None:
+    """A handler that sets an Event, or puts into a queue, hangs here within some 1,000 rounds."""
+    subprocess.run([sys.executable, "-c", _INTERRUPTED], check=True, timeout=60)
+
+
+def test_each_ring_is_waited_for_once() -> None:
+    bell = Bell()
+    bell.ring()
+    bell.ring()
+    bell.wait()
+    bell.wait()
+    third = threading.Thread(target=bell.wait, daemon=True)
+    third.start()
+    third.join(0.05)
+    assert third.is_alive()
+    bell.ring()
+    third.join(10)
+    assert not third.is_alive()
