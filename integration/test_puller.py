@@ -40,6 +40,11 @@ def contents(containerd: Containerd, namespace: str) -> set[str]:
     return set(containerd.ctr("content", "ls", "-q", namespace=namespace).split())
 
 
+def committed(containerd: Containerd) -> list[str]:
+    listed = containerd.ctr("snapshots", "--snapshotter", "modelpack", "ls").splitlines()[1:]
+    return [line.split()[0] for line in listed if line.split()[-1] == "Committed"]
+
+
 def collect(containerd: Containerd, namespace: str) -> None:
     """Have containerd collect what nothing refers to, and wait for it."""
     containerd.ctr("leases", "create", "--id", "nothing", namespace=namespace)
@@ -68,6 +73,23 @@ def test_what_it_leaves_outlives_a_collection_and_what_is_gone_comes_back(
     snapshotter.modelpack(*pull)
     assert contents(containerd, namespace) == whole
     assert containerd.ctr("images", "ls", "-q", namespace=namespace).split() == [name]
+
+
+@pytest.mark.parametrize("release", [NEWEST], ids=str)
+def test_pulled_again_it_keeps_what_was_unpacked(
+    containerd: Containerd, snapshotter: Snapshotter, machine: Machine, model: PushedModel
+) -> None:
+    """Else a mount that finds the snapshot may have it collected before it is made."""
+    snapshotter.modelpack("pull", "--as", "stub", model.tag)
+    mount = ("images", "mount", "--snapshotter", "modelpack", model.tag)
+    target = str(machine.directory("mounted"))
+    containerd.ctr(*mount, target)
+    containerd.ctr("images", "unmount", "--rm", "--snapshotter", "modelpack", target)
+    unpacked = committed(containerd)
+    assert len(unpacked) == 1
+    snapshotter.modelpack("pull", "--as", "stub", model.tag)
+    collect(containerd, "default")
+    assert committed(containerd) == unpacked
 
 
 @pytest.mark.parametrize("release", [NEWEST], ids=str)

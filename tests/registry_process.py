@@ -42,7 +42,10 @@ class RegistryProcess:
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [_program(), "serve", str(self._file)], stdout=log, stderr=subprocess.STDOUT
+                # The kernel kills it when we end, also when we are killed.
+                ["setpriv", "--pdeathsig", "KILL", "--", _program(), "serve", str(self._file)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         host, port = self.address.split(":")
         deadline = time.monotonic() + 30

@@ -174,14 +174,17 @@ class Containerd:
             except grpc.RpcError as error:
                 if error.code() != grpc.StatusCode.ALREADY_EXISTS:
                     raise
-                self._content.Update(
-                    content_pb2.UpdateRequest(
-                        info=content_pb2.Info(digest=digest, labels=labels),
-                        update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
-                    ),
-                    metadata=metadata,
-                    timeout=_CALL_SECONDS,
-                )
+                # An update of no field in particular replaces all labels, also the one by
+                # which containerd keeps what it unpacked (gc.ref.snapshot of the config).
+                if labels:
+                    self._content.Update(
+                        content_pb2.UpdateRequest(
+                            info=content_pb2.Info(digest=digest, labels=labels),
+                            update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
+                        ),
+                        metadata=metadata,
+                        timeout=_CALL_SECONDS,
+                    )
                 self._leases.AddResource(
                     leases_pb2.AddResourceRequest(
                         id=lease, resource=leases_pb2.Resource(id=digest, type="content")
