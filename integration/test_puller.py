@@ -75,6 +75,17 @@ def test_what_it_leaves_outlives_a_collection_and_what_is_gone_comes_back(
     assert containerd.ctr("images", "ls", "-q", namespace=namespace).split() == [name]
 
 
+def test_labels_that_others_gave_the_image_stay(
+    containerd: Containerd, snapshotter: Snapshotter, model: PushedModel
+) -> None:
+    for namespace in ("default", "k8s.io"):
+        pull = ("pull", "--as", "stub", "--namespace", namespace, model.tag)
+        snapshotter.modelpack(*pull)
+        containerd.ctr("images", "label", model.tag, "team=vision", namespace=namespace)
+        snapshotter.modelpack(*pull)
+        assert "team=vision" in containerd.ctr("images", "ls", namespace=namespace)
+
+
 @pytest.mark.parametrize("release", [NEWEST], ids=str)
 def test_pulled_again_it_keeps_what_was_unpacked(
     containerd: Containerd, snapshotter: Snapshotter, machine: Machine, model: PushedModel

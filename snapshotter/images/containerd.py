@@ -103,7 +103,7 @@ class Containerd:
         ]
 
     def put_image(self, namespace: str, image: Image, *, lease: str) -> None:
-        """Create the record, or point the existing one at the new target."""
+        """Create the record, or point the existing one at the new target; other labels stay."""
         message = images_pb2.Image(
             name=image.name,
             labels=image.labels,
@@ -124,8 +124,11 @@ class Containerd:
             except grpc.RpcError as error:
                 if error.code() != grpc.StatusCode.ALREADY_EXISTS:
                     raise
+                paths = ["target", *(f"labels.{key}" for key in image.labels)]
                 self._images.Update(
-                    images_pb2.UpdateImageRequest(image=message),
+                    images_pb2.UpdateImageRequest(
+                        image=message, update_mask=FieldMask(paths=paths)
+                    ),
                     metadata=metadata,
                     timeout=_CALL_SECONDS,
                 )
