@@ -36,7 +36,8 @@ class FetchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     memory: ByteSize = ByteSize(64 * _MIB)
     """Of what is fetched ahead of readers, how much stays in the daemon's memory until they come
-    to it, in addition to the cache. Where CPU time is short no more than this is fetched ahead."""
+    to it, in addition to the cache. Where CPU time is short no more than this is fetched ahead from
+    a registry nearby."""
 
     background: bool = True
     """Complete a model that is being read, in the order of its files, with the connections that

@@ -54,6 +54,11 @@ class Pace:
     def __post_init__(self) -> None:
         self.limit = min(self.limit, self.most)
 
+    @property
+    def far(self) -> bool:
+        """Whether the registry is known to be far away."""
+        return FAR < self.nearest < math.inf
+
     def began(self, waited: float) -> None:
         """The first bytes of a range arrived ``waited`` seconds after it was asked for.
 

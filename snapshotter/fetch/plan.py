@@ -167,7 +167,9 @@ def _makes_way(state: State, model: LoadedModel, now: float) -> bool:
         if owner is model and now < run.last + LULL and not download.blob.complete
     ]
     return bool(runs) and not any(
-        model.free(download, run.head, min(run.head + _window(state, model, run, now), size))
+        model.free(
+            download, run.head, min(run.head + _window(state, model, download, run, now), size)
+        )
         for run, download in runs
         for size in [download.blob.size]
     )
@@ -193,7 +195,7 @@ def _reach(
     A reader who has gone on from a tensor to the next probably wants them all; but where he
     ends, what was fetched ahead was in vain.
     """
-    size, window = download.blob.size, _window(state, model, run, now)
+    size, window = download.blob.size, _window(state, model, download, run, now)
     if now >= model.background_at or not download.pieces:
         return min(run.head + window, size), size
     tensor = _tensor_end(download, run)
@@ -216,15 +218,17 @@ def _tensor_end(download: Download, run: Run) -> int | None:
     return download.pieces[at]
 
 
-def _window(state: State, model: LoadedModel, run: Run, now: float) -> int:
+def _window(state: State, model: LoadedModel, download: Download, run: Run, now: float) -> int:
     """How far ahead of ``run`` to fetch.
 
     It begins small, for the reader may end; not where all of the model is to come anyway. Where
     CPU time is short, the fetching takes it from the reading that it is meant for, so it is no
-    use to be ahead by more than stays in memory.
+    use to be ahead by more than stays in memory; unless the registry is far away, for then that
+    is less than what is on its way.
     """
     most = state.options.readahead
-    if state.cpu_short and state.options.memory:
+    far = state.pace(model.registry_of(download)).far
+    if state.cpu_short and state.options.memory and not far:
         most = min(most, state.options.memory)
     least = FIRST_WINDOW if now < model.background_at else WANTED_WINDOW
     return min(max(least, 2 * run.credit), max(FIRST_WINDOW, most))
@@ -237,7 +241,10 @@ def _step(state: State, model: LoadedModel, download: Download, run: Run, now: f
     end, little of what he has read. A power of two times the smallest, so that ranges of growing
     sizes end at the same places.
     """
-    window, quick = _window(state, model, run, now), state.pace(model.registry_of(download)).quick
+    window, quick = (
+        _window(state, model, download, run, now),
+        state.pace(model.registry_of(download)).quick,
+    )
     if now < model.background_at:
         quick = min(quick, run.credit // 8)
     step, largest = FIRST_WINDOW, _largest(state, model, download)

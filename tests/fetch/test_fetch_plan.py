@@ -639,6 +639,20 @@ def test_where_cpu_is_short_no_more_is_fetched_ahead_than_memory_holds() -> None
     assert ahead[True] <= 2 * 16 * MIB
 
 
+def test_from_far_away_as_much_comes_ahead_where_cpu_is_short() -> None:
+    """What is on its way is more than memory holds: 80 MiB for 0.1 s at 800 MiB/s."""
+    options = FetchOptions(background=False, memory=ByteSize(16 * MIB))
+    ahead = {}
+    for waited in (0.001, 0.1):
+        play = Play(GIB, options=options)
+        play.state.cpu_short = True
+        play.read_forward(64 * MIB)
+        play.state.pace("registry.example").nearest = waited
+        ahead[waited] = max((end for _, _, end in play.begin_all()), default=0)
+    assert ahead[0.001] <= 96 * MIB
+    assert ahead[0.1] >= 128 * MIB
+
+
 def test_readers_who_wait_get_large_ranges_though_more_at_once_are_no_faster() -> None:
     play = Play(GIB, options=FetchOptions(background=False))
     for stream in range(12):
