@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from fuse.negotiate import InitReply, SessionOptions
 from fuse.operations import Opened
 from fuse.reading import ReadRequest
 from fuse.session import Session
-from fuse.tree import RENEWED, File, Tree
+from fuse.tree import File, Tree
 from snapshotter.artifact.choice import write_choice
-from snapshotter.artifact.digest import Digest
 from snapshotter.cache.blob import Blob, BlobState
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.fetcher import Fetcher, ReadResult
@@ -29,10 +28,10 @@ from snapshotter.keeper.keeping import Keeping
 from snapshotter.mounts.errors import MountError
 from snapshotter.mounts.files import Source, nodes_of
 from snapshotter.mounts.inheritance import Inherited, encode_record, fingerprint, new_id
-from snapshotter.mounts.iomode import IoModes
-from snapshotter.mounts.ledger import GIVEN, UNUSED, Ledger, backing_of
+from snapshotter.mounts.ledger import Ledger
 from snapshotter.mounts.loader import Model
 from snapshotter.mounts.options import MountOptions
+from snapshotter.mounts.passthrough import Passthrough
 from snapshotter.mounts.prefetch import Prefetch
 from snapshotter.throttle import Throttle
 
@@ -76,11 +75,7 @@ class Serving:
         self.since = inherited.since if inherited is not None else time.time()
         self._fetcher = fetcher
         self._keeper = keeper
-        self._backing: dict[Digest, int] = {}
-        self._backing_lock = threading.Lock()
-        self._renewing = threading.Lock()
-        self._nodeids_stay = False
-        self._passthrough = options.passthrough
+        passthrough = options.passthrough
         if inherited is not None:
             options = inherited.options(options)
         self._readahead = options.readahead
@@ -106,8 +101,14 @@ class Serving:
         elif keeper is not None:
             self.id = new_id()
             self._ledger = Ledger.make(len(self._tree))
-        self._modes = IoModes(self._ledger)
-        negotiated = self._inherit() if inherited is not None else None
+        self._passthrough = Passthrough(
+            self._tree, self._paths, self._ledger, wanted=passthrough, model=str(model.ref)
+        )
+        negotiated: InitReply | None = None
+        if inherited is not None:
+            assert self._ledger is not None
+            self._passthrough.inherit(self._ledger)
+            negotiated = self._ledger.negotiated
         life = self._ledger.begin_life() if self._ledger is not None else 0
         self._handles = itertools.count((life << _LIFE_SHIFT) + 1)
         self._life = life
@@ -151,6 +152,7 @@ class Serving:
                 if self._ledger is None
                 else self._ledger.journal(fresh=inherited is None),
             )
+            self._passthrough.begin(self._session)
             self._session.start()
             if inherited is not None:
                 self._device = inherited.device
@@ -168,21 +170,6 @@ class Serving:
             raise
         self.prefetch = Prefetch(model, fetcher, options)
         self.prefetch.start()
-
-    def _inherit(self) -> InitReply | None:
-        """Bring tree and I/O modes to where a predecessor left them; what it answered to INIT."""
-        assert self._ledger is not None
-        self._nodeids_stay = self._ledger.nodeids_stay
-        for path, source in self._paths.items():
-            base = self._tree.nodeid(path)
-            if self._ledger[base | RENEWED] != UNUSED:
-                self._tree.renew(base)
-            for nodeid in (base, base | RENEWED):
-                recorded = self._ledger[nodeid]
-                self._modes.inherit(nodeid, recorded)
-                if backing := backing_of(recorded):
-                    self._backing[source.blob.digest] = backing
-        return self._ledger.negotiated
 
     def _forget(self) -> None:
         """The mount has ended for good: a successor need not know of it."""
@@ -215,10 +202,7 @@ class Serving:
         that is open when it becomes verified is read by the kernel itself only after all
         who have it open closed it.
         """
-        with self._renewing:
-            self._nodeids_stay = True
-            if self._ledger is not None:
-                self._ledger.keep_nodeids()
+        self._passthrough.keep_nodeids()
 
     def detach(self, *, lazy: bool = True) -> None:
         """Take the mount out of the tree. Without ``lazy``: :class:`MountError` while in use."""
@@ -294,7 +278,7 @@ class Serving:
                 }
                 for blob, present, state in blobs
             ],
-            "passthrough": self._passthrough and self._session.passthrough,
+            "passthrough": self._passthrough.on,
             "mounted_since": self.since,
         }
 
@@ -303,12 +287,7 @@ class Serving:
     def verified(self, blob: Blob) -> None:
         """From now on the kernel may read ``blob`` itself: also files somebody holds open."""
         self._set_readahead()
-        if not (self._passthrough and self._session.passthrough):
-            return
-        for path, source in self._of(blob):
-            nodeid = self._tree.nodeid(path)
-            if source.whole and self._modes.cached(nodeid):
-                self._renew(nodeid)
+        self._passthrough.verified(blob)
 
     def condemned(self, blob: Blob) -> None:
         """Bytes of ``blob`` were wrong: the kernel must not answer from pages it kept.
@@ -316,25 +295,11 @@ class Serving:
         Nor open it to read it by itself any more; who has it open so keeps what is on the
         disk, which nobody can take from them.
         """
-        with self._backing_lock:
-            backing = self._backing.pop(blob.digest, 0)
-        for path, source in self._of(blob):
-            nodeid = self._tree.nodeid(path)
-            self._session.notify_inval_inode(nodeid)
-            if backing and source.whole:
-                if self._ledger is not None:
-                    self._ledger.forget_backing(nodeid)
-                self._renew(nodeid)
-        if backing:
-            self._session.close_backing(backing)
+        self._passthrough.condemned(blob)
 
     def reads_itself(self, blob: Blob) -> bool:
         """Whether somebody has a file open so that the kernel reads ``blob`` for it by itself."""
-        return any(
-            source.whole and self._modes.passthrough(nodeid)
-            for path, source in self._of(blob)
-            for nodeid in _nodeids(self._tree.nodeid(path))
-        )
+        return self._passthrough.reads_itself(blob)
 
     def withdraw(self, blob: Blob) -> bool:
         """Have the kernel let go of ``blob``, whose bytes are to go; False when it reads it.
@@ -342,27 +307,7 @@ class Serving:
         Of files that were open when an earlier life ended it is not known whether they were
         closed since: those count as open.
         """
-        with self._backing_lock:
-            if self.reads_itself(blob):
-                return False
-            backing = self._backing.pop(blob.digest, 0)
-            if backing and self._ledger is not None:
-                for path, source in self._of(blob):
-                    if source.whole:
-                        self._ledger.forget_backing(self._tree.nodeid(path))
-        if backing:
-            self._session.close_backing(backing)
-        return True
-
-    def _renew(self, nodeid: int) -> None:
-        """Have the next open of a file come with another nodeid, unless it must keep the one."""
-        with self._renewing:
-            if self._nodeids_stay:
-                return
-            if self._ledger is not None and self._ledger[nodeid | RENEWED] == UNUSED:
-                self._ledger[nodeid | RENEWED] = GIVEN
-            parent, name = self._tree.renew(nodeid)
-            self._session.notify_inval_entry(parent, name)
+        return self._passthrough.withdraw(blob)
 
     def _set_readahead(self) -> None:
         """For files opened from now on: the kernel looks at it in open(2)."""
@@ -371,55 +316,22 @@ class Serving:
         elif self._cold_readahead != self._readahead:
             set_readahead(self.directory, self._readahead // 1024)
 
-    def _of(self, blob: Blob) -> Iterator[tuple[bytes, Source]]:
-        return ((path, source) for path, source in self._paths.items() if source.blob is blob)
-
     # What the kernel asks
 
     def _open(self, nodeid: int, file: File[Source]) -> Opened:
         source = file.content
         assert source is not None
-        # Together, or the file could be withdrawn from who is just opening it.
-        with self._backing_lock:
-            ready = self._backing_id(source) if source.whole else 0
-            passthrough = self._modes.open(nodeid, ready=ready)
-            # 0 where wrong bytes were found since others opened it: the kernel refuses that open.
-            backing = self._backing.get(source.blob.digest, 0) if passthrough else 0
-        if passthrough:
+        backing = self._passthrough.open(nodeid, source)
+        if backing is not None:
             source.blob.use()
             self._fetcher.use(self.model.loaded)
-        return Opened(fh=next(self._handles), backing_id=backing)
+        return Opened(fh=next(self._handles), backing_id=backing or 0)
 
     def _release(self, nodeid: int, fh: int, file: File[Source]) -> None:
-        if file.content is not None and self._modes.passthrough(nodeid):
+        if file.content is not None and self._passthrough.opened(nodeid):
             file.content.blob.use()
         if fh >> _LIFE_SHIFT == self._life:  # who opened what before is not known
-            self._modes.release(nodeid)
-
-    def _backing_id(self, source: Source) -> int:
-        """With ``_backing_lock`` held: the kernel's handle on the blob's file; 0 when it is not
-        to read it itself."""
-        blob = source.blob
-        if not (self._passthrough and self._session.passthrough) or blob.size == 0:
-            return 0
-        known = self._backing.get(blob.digest, 0)
-        lent = None if known else blob.lend()
-        if lent is None:
-            return known
-        try:
-            self._backing[blob.digest] = self._session.open_backing(lent)
-        except OSError as error:
-            # A cache on overlayfs (ELOOP), for instance; every file would fail alike.
-            self._passthrough = False
-            log.warning(
-                "no passthrough: reads go through the daemon",
-                model=str(self.model.ref),
-                error=error.strerror,
-            )
-            return 0
-        finally:
-            os.close(lent)
-        return self._backing[blob.digest]
+            self._passthrough.release(nodeid)
 
     def _read(self, request: ReadRequest, file: File[Source]) -> None:
         source = file.content
@@ -457,11 +369,6 @@ class Serving:
                 error=str(error),
                 alike_not_logged=kept_back,
             )
-
-
-def _nodeids(nodeid: int) -> tuple[int, int]:
-    """Both that a file may have: see :meth:`fuse.tree.Tree.renew`."""
-    return nodeid & ~RENEWED, nodeid | RENEWED
 
 
 def _state(states: Collection[BlobState]) -> str:
