@@ -1,4 +1,4 @@
-"""One daemon, one directory."""
+"""One process, one directory: locks that the kernel drops with the process that has them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ class DirectoryInUse(ModelpackError):
     """Another daemon has the directory."""
 
 
-def lock_directory(directory: Path) -> int:
-    """An exclusive lock, for as long as the returned descriptor is open; the kernel drops it
-    with the process. :class:`DirectoryInUse` names who has it."""
-    try:
-        fd = os.open(
-            directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
-    except OSError as error:
-        raise DirectoryInUse(f"cannot lock {directory}: {error.strerror}") from None
+class Locked(Exception):
+    """Another process has the lock: its pid, as it wrote it."""
+
+
+def lock_file(path: Path) -> int:
+    """An exclusive lock on the file ``path``, for as long as the returned descriptor is open.
+
+    Made if it is not there. Raises :class:`Locked` at once, and :class:`OSError`.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(fd, 0)
@@ -29,11 +30,21 @@ def lock_directory(directory: Path) -> int:
     except BlockingIOError:
         holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
         os.close(fd)
+        raise Locked(holder) from None
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def lock_directory(directory: Path) -> int:
+    """`lock_file` of a daemon's own directory. :class:`DirectoryInUse` names who has it."""
+    try:
+        return lock_file(directory / "lock")
+    except Locked as holder:
         raise DirectoryInUse(
             f"{directory} is in use by another modelpack-snapshotter (pid {holder}); "
             "stop it or give this one a root, state and addresses of its own"
         ) from None
     except OSError as error:
-        os.close(fd)
         raise DirectoryInUse(f"cannot lock {directory}: {error.strerror}") from None
-    return fd

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import threading
@@ -28,6 +27,7 @@ from snapshotter.cache.files import is_lent
 from snapshotter.cache.options import CacheOptions
 from snapshotter.cache.quarantine import Quarantine
 from snapshotter.cache.space import Space
+from snapshotter.locks import Locked, lock_file
 
 log = structlog.get_logger(__name__)
 
@@ -233,26 +233,15 @@ class BlobStore:
 def _lock(root: Path) -> int:
     """An exclusive lock on ``root`` for as long as the returned descriptor is open."""
     _make_directory(root / "blobs")
-    path = root / "lock"
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _unusable(root, error) from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    except BlockingIOError:
-        holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
-        os.close(fd)
+        return lock_file(root / "lock")
+    except Locked as holder:
         raise CacheInUse(
             f"the cache {root} is in use by another process (pid {holder}): "
             "stop that one or set another root"
         ) from None
     except OSError as error:
-        os.close(fd)
         raise _unusable(root, error) from None
-    return fd
 
 
 def _make_directory(path: Path) -> None:

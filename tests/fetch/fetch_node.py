@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import random
-import threading
 from pathlib import Path
 
+from fetch_answer import Answer
 from fetch_origin import BlobServer, HttpOrigin
 
 from snapshotter.artifact.chunks import ChunkDigests
 from snapshotter.artifact.digest import digest_of
 from snapshotter.cache.options import CacheOptions
 from snapshotter.cache.store import BlobStore
-from snapshotter.fetch.errors import FetchError
-from snapshotter.fetch.fetcher import Fetcher, LoadedModel, ReadResult
+from snapshotter.fetch.fetcher import Fetcher, LoadedModel
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.verify_options import VerifyOptions
 from snapshotter.units import Seconds
@@ -64,22 +63,3 @@ class Node:
         self.fetcher.close()
         self.store.close()
         self.origin.close()
-
-
-class Answer:
-    """What was delivered; more than one delivery is an error."""
-
-    def __init__(self) -> None:
-        self._there = threading.Event()
-        self.results: list[bytes | FetchError] = []
-
-    def deliver(self, result: ReadResult) -> None:
-        self.results.append(result if isinstance(result, FetchError) else b"".join(result))
-        self._there.set()
-
-    def get(self) -> bytes:
-        assert self._there.wait(60), "never answered"
-        (result,) = self.results
-        if isinstance(result, FetchError):
-            raise result
-        return result

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fetch_answer import Answer
 from fetch_origin import BlobServer, HttpOrigin, serving
 
 from snapshotter.artifact.digest import digest_of
@@ -69,25 +70,6 @@ class Stage:
         self.store.close()
         for origin in self.origins:
             origin.close()
-
-
-class Answer:
-    """What was delivered; more than one delivery is an error."""
-
-    def __init__(self) -> None:
-        self._there = threading.Event()
-        self.results: list[bytes | FetchError] = []
-
-    def deliver(self, result: ReadResult) -> None:
-        self.results.append(result if isinstance(result, FetchError) else b"".join(result))
-        self._there.set()
-
-    def get(self) -> bytes:
-        assert self._there.wait(60), "never answered"
-        (result,) = self.results
-        if isinstance(result, FetchError):
-            raise result
-        return result
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

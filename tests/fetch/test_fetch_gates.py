@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fetch_answer import Answer
 from fetch_origin import BlobServer, HttpOrigin, serving
 
 from snapshotter.artifact.chunks import ChunkDigests
@@ -22,7 +23,7 @@ from snapshotter.cache.options import CacheOptions
 from snapshotter.cache.store import BlobStore
 from snapshotter.fetch import gate as gate_module
 from snapshotter.fetch.errors import FetchError
-from snapshotter.fetch.fetcher import Fetcher, ReadResult
+from snapshotter.fetch.fetcher import Fetcher
 from snapshotter.fetch.options import FetchOptions
 from snapshotter.fetch.verify_options import VerifyOptions
 from snapshotter.units import Seconds
@@ -74,23 +75,6 @@ class Stage:
         self.fetcher.close()
         self.store.close()
         self.origin.close()
-
-
-class Answer:
-    def __init__(self) -> None:
-        self.there = threading.Event()
-        self.results: list[bytes | FetchError] = []
-
-    def deliver(self, result: ReadResult) -> None:
-        self.results.append(result if isinstance(result, FetchError) else b"".join(result))
-        self.there.set()
-
-    def get(self) -> bytes:
-        assert self.there.wait(60), "never answered"
-        (result,) = self.results
-        if isinstance(result, FetchError):
-            raise result
-        return result
 
 
 def eventually(holds: Callable[[], bool]) -> None:
