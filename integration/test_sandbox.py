@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -15,8 +16,10 @@ from integration.harness.containerd import Containerd, releases
 from integration.harness.machine import CommandError, Machine
 from integration.harness.places import Places
 from integration.harness.registry import Registry
+from integration.harness.sandbox import may_raise_limits
 from integration.harness.snapshotter import PROGRAMS, Snapshotter
 from integration.models import push_model, read_sums, sums_command
+from snapshotter.priority import PROMPT
 
 DAEMON = SAMPLES / "modelpack-snapshotter.service"
 KEEPER = SAMPLES / "modelpack-keeper.service"
@@ -41,6 +44,12 @@ def status(pid: int) -> dict[str, str]:
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
+def quickest(pid: int) -> int:
+    """The lowest nice value of its threads."""
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return min(int(stat.rpartition(")")[2].split()[16]) for stat in stats)
+
+
 def namespaced(pid: int) -> int:
     """As its own namespace knows it."""
     return int(status(pid)["NSpid"].split()[-1])
@@ -62,6 +71,7 @@ def test_models_are_mounted_read_and_survive_a_kill_in_the_sandbox_of_the_units(
         Containerd(machine, releases()[0], places) as containerd,
     ):
         is_confined(snapshotter.process.pid, capabilities=7)
+        assert quickest(snapshotter.process.pid) == (PROMPT if may_raise_limits() else os.nice(0))
         if installed:
             assert snapshotter.status()["keeper"]["pid"] == namespaced(keeper.pid)
         containerd.import_rootfs()

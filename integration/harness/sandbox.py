@@ -66,12 +66,25 @@ class Unit:
         return self.all(name)[-1:] == ["yes"]
 
 
+def may_raise_limits() -> bool:
+    """CAP_SYS_RESOURCE, which systemd has, and root in a container may lack."""
+    (line,) = (
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("CapEff:")
+    )
+    return bool(int(line.split()[1], 16) & 1 << _CAPABILITIES.index("SYS_RESOURCE"))
+
+
 def become(unit: Unit, argv: Sequence[str]) -> None:
     """Apply all of it, in the order in which systemd does, and execute."""
     os.umask(int(unit.all("UMask")[-1], 8))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = min(int(unit.all("LimitNOFILE")[-1]), most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    if may_raise_limits():
+        ceiling = 20 - int(unit.all("LimitNICE")[-1]) if unit.all("LimitNICE") else 0
+        resource.setrlimit(resource.RLIMIT_NICE, (ceiling, ceiling))  # as getrlimit(2) counts it
     kept = {word.removeprefix("CAP_") for word in unit.words("CapabilityBoundingSet")}
     for number, name in enumerate(_CAPABILITIES):
         if name not in kept:
