@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,11 @@ def status(pid: int) -> dict[str, str]:
 
 def quickest(pid: int) -> int:
     """The lowest nice value of its threads."""
-    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
-    return min(int(stat.rpartition(")")[2].split()[16]) for stat in stats)
+    values = []
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            values.append(int(path.read_text().rpartition(")")[2].split()[16]))
+    return min(values)
 
 
 def namespaced(pid: int) -> int:
