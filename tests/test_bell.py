@@ -19,7 +19,7 @@ for _ in range(20_000):
 
 
 def test_no_signal_is_missed_whenever_it_comes() -> None:
-    """A handler that sets an Event, or puts into a queue, hangs here within some 1,000 rounds."""
+    """With a handler that sets an Event, or puts into a queue, this comes to no end."""
     subprocess.run([sys.executable, "-c", _INTERRUPTED], check=True, timeout=60)
 
 

@@ -241,10 +241,8 @@ def _step(state: State, model: LoadedModel, download: Download, run: Run, now: f
     end, little of what he has read. A power of two times the smallest, so that ranges of growing
     sizes end at the same places.
     """
-    window, quick = (
-        _window(state, model, download, run, now),
-        state.pace(model.registry_of(download)).quick,
-    )
+    window = _window(state, model, download, run, now)
+    quick = state.pace(model.registry_of(download)).quick
     if now < model.background_at:
         quick = min(quick, run.credit // 8)
     step, largest = FIRST_WINDOW, _largest(state, model, download)

@@ -52,8 +52,10 @@ class Passthrough:
     def begin(self, session: Session) -> None:
         self._session = session
 
-    def inherit(self, ledger: Ledger) -> None:
-        """Bring the tree and the I/O modes to where a predecessor left them."""
+    def inherit(self) -> None:
+        """Bring the tree and the I/O modes to where a predecessor left them, by the ledger."""
+        ledger = self._ledger
+        assert ledger is not None
         self._nodeids_stay = ledger.nodeids_stay
         for path, source in self._paths.items():
             base = self._tree.nodeid(path)

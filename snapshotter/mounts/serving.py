@@ -107,7 +107,7 @@ class Serving:
         negotiated: InitReply | None = None
         if inherited is not None:
             assert self._ledger is not None
-            self._passthrough.inherit(self._ledger)
+            self._passthrough.inherit()
             negotiated = self._ledger.negotiated
         life = self._ledger.begin_life() if self._ledger is not None else 0
         self._handles = itertools.count((life << _LIFE_SHIFT) + 1)
