@@ -19,7 +19,8 @@ from integration.harness.machine import Machine
 from integration.harness.processes import signals_unwind
 with signals_unwind() as resources:
     machine = resources.enter_context(Machine())
-    sleeper = machine.start(["sleep", "1000"], log="sleeper.log")
+    sleeper = machine.start(["sh", "-c", "echo up; sleep 1000"], log="sleeper.log")
+    sleeper.wait_until(lambda: "up" in sleeper.log.read_text(), "a word")
     print(machine.root, flush=True)
     time.sleep(1000)
 """
@@ -49,7 +50,7 @@ def _programs_of(root: Path) -> list[str]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_run_that_is_stopped_cleans_up(number: signal.Signals) -> None:
     run, root = _start_a_run()
-    assert any("sleep\x001000" in line for line in _programs_of(root))
+    assert any("sleep 1000" in line for line in _programs_of(root))
 
     run.send_signal(number)
 

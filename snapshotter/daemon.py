@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -46,6 +45,7 @@ from snapshotter.mounts.loader import Loader
 from snapshotter.mounts.table import Mounts
 from snapshotter.mounts.trust import Trust
 from snapshotter.mounts.visibility import check_seen
+from snapshotter.notify import notify
 from snapshotter.pinning import Pinning
 from snapshotter.registry.client import Registry
 from snapshotter.registry.keyring import NodeKeyring, PresentedKeyring, PullSecretKeyring
@@ -261,15 +261,8 @@ def main() -> None:
 
 
 def _notify(state: str) -> None:
-    """sd_notify(3): systemd starts containerd only after we are ready."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
+    """systemd starts containerd only after we are ready."""
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.connect(address)
-            notify.sendall(state.encode())
+        notify(state)
     except OSError as error:
         log.warning("systemd not told", state=state, error=str(error))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapshotter.config import Config
+from snapshotter.registry.hosts import default_url
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 NAME = "modelpack"
@@ -180,8 +181,8 @@ def containerd_toml(
 def hosts_toml(config: Config, registry: str) -> str:
     """What makes containerd ask the mirror first for ``registry``, and then the registry."""
     text = _exchanged(_sample("certs.d/registry.example.com/hosts.toml"), config)
-    server = "registry-1.docker.io" if registry == "docker.io" else registry
-    return text.replace("registry.example.com", server)
+    server = default_url(registry, config.registry.plain_http).removesuffix("/v2")
+    return text.replace("https://registry.example.com", server)
 
 
 def sample_for(version: tuple[int, int]) -> str:

@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 _PATIENCE = 10.0
 """Seconds to have a keeper listen."""
+_SERVICE = 2.0
+"""Seconds for a keeper that is a service to be started again by who did it before."""
 _AGAIN = 5.0
 """Seconds between attempts to have a keeper again."""
 
@@ -48,6 +50,8 @@ class Keeping:
         self._cgroup = options.cgroup
         self._lock = threading.Lock()
         self._entries: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._service = False
+        """Whether the latest keeper was one that nobody of us started."""
         self._link: Link | None = self._connect()
         self.inherited = self._take(self._link)
         """What an earlier daemon left."""
@@ -123,10 +127,23 @@ class Keeping:
     # Being sure that there is one
 
     def _connect(self) -> Link:
-        try:
-            return Link(self._address)
-        except NoKeeper:
-            pass
+        link = self._find() or self._start()
+        self._service = not link.lingers
+        return link
+
+    def _find(self) -> Link | None:
+        """The keeper that is there. One that we start before the service's own is there again
+        would be in its way, and live in our control group."""
+        patience = time.monotonic() + (_SERVICE if self._service else 0)
+        while True:
+            try:
+                return Link(self._address)
+            except NoKeeper:
+                if time.monotonic() >= patience:
+                    return None
+            time.sleep(0.02)
+
+    def _start(self) -> Link:
         group = cgroup_file(self._cgroup, Path("/proc/self/mountinfo").read_text())
         patience = time.monotonic() + _PATIENCE
         while True:

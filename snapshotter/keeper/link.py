@@ -51,18 +51,19 @@ class Link:
             self._socket.close()
             raise KeeperError(f"cannot connect to the keeper at {address}: {error}") from None
         try:
-            self.pid, self.since, self.count = self._hello()
+            self.pid, self.since, self.count, self.lingers = self._hello()
         except KeeperError:
             self.close()
             raise
 
-    def _hello(self) -> tuple[int, float, int]:
-        """Its process, when it began in seconds since 1970, and how much it holds."""
+    def _hello(self) -> tuple[int, float, int, bool]:
+        """Its process, when it began in seconds since 1970, how much it holds, and whether a
+        daemon started it: the others are a service, and come again."""
         hello, files = self.ask("hello")
         close(files)
         pid, since, count = (hello.get(name) for name in ("pid", "since", "count"))
         if type(pid) is int and type(count) is int and isinstance(since, int | float):
-            return max(pid, 0), float(since), count
+            return max(pid, 0), float(since), count, hello.get("lingers") is not False
         raise self._nonsense("hello", "no pid, time and count")
 
     def fileno(self) -> int:

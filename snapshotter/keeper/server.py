@@ -2,6 +2,7 @@
 
 Answers on a unix socket (0600), to its own user and to root. Whatever comes in, it goes on:
 it ends when it is told to, or, with ``--linger``, when it holds nothing and nobody is there.
+Where another one is there it waits for that one's end, to be the next; with ``--linger`` it ends.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from snapshotter.keeper.messages import BadMessage, Gone, close, decode, encode, receive, send
 from snapshotter.keeper.shelf import Shelf
+from snapshotter.notify import notify
 
 CONNECTIONS = 16
 LINGER = 15.0
@@ -34,7 +36,7 @@ class Keeper:
     """Serves a listening SOCK_SEQPACKET socket."""
 
     def __init__(self, listener: socket.socket, *, linger: float | None = None) -> None:
-        self.shelf = Shelf()
+        self.shelf = Shelf(lingers=linger is not None)
         self._listener = listener
         self._linger = linger
         self._connections: set[socket.socket] = set()
@@ -106,12 +108,13 @@ class Keeper:
             send(connection, encode({"ok": False, "error": str(error)}))
 
 
-def listen(path: Path) -> tuple[socket.socket, int]:
-    """The listening socket and a lock to keep open; :class:`BlockingIOError` when another
-    keeper has the place."""
+def listen(path: Path, *, wait: bool = False) -> tuple[socket.socket, int]:
+    """The listening socket and a lock to keep open, which one keeper at a time has.
+
+    While another has it: wait, without a limit, or raise :class:`BlockingIOError`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock = _lock(path, wait)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     before = os.umask(0o177)
@@ -121,6 +124,19 @@ def listen(path: Path) -> tuple[socket.socket, int]:
         os.umask(before)
     listener.listen(CONNECTIONS)
     return listener, lock
+
+
+def _lock(path: Path, wait: bool) -> int:
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            raise
+        _say(f"another one listens on {path}: this one is there when it ends")
+        _tell_systemd()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
 def main() -> None:
@@ -146,13 +162,14 @@ def main() -> None:
     )
     options = parser.parse_args()
     try:
-        listener, lock = listen(options.socket)
+        listener, lock = listen(options.socket, wait=not options.linger)
     except BlockingIOError:
         parser.exit(IN_USE, f"modelpack-keeper: another one listens on {options.socket}\n")
     except OSError as error:
         parser.exit(1, f"modelpack-keeper: cannot listen on {options.socket}: {error}\n")
     if options.background is not None:
         _leave(options.background)
+    _tell_systemd()
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     try:
@@ -170,6 +187,18 @@ def main() -> None:
         os.close(lock)
 
 
+def _tell_systemd() -> None:
+    """That it may go on with the daemon, whose keeper is there."""
+    try:
+        notify("READY=1")
+    except OSError as error:
+        _say(f"systemd not told: {error}")
+
+
+def _say(words: str) -> None:
+    print(f"modelpack-keeper: {words}", file=sys.stderr, flush=True)
+
+
 def _leave(cgroup: str) -> None:
     """Go on as a child of nobody who could take us along when he ends."""
     if os.fork():
@@ -180,7 +209,7 @@ def _leave(cgroup: str) -> None:
             Path(cgroup).parent.mkdir(exist_ok=True)
             Path(cgroup).write_text(str(os.getpid()))
         except OSError as error:
-            print(f"modelpack-keeper: stays in its control group: {error}", file=sys.stderr)
+            _say(f"stays in its control group: {error}")
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)

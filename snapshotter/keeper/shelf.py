@@ -21,7 +21,9 @@ ENTRIES_LIMIT = 4096
 class Shelf:
     """Records and open files by id."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, lingers: bool = False) -> None:
+        """``lingers``: whether the keeper is one that a daemon started, see ``hello``."""
+        self._lingers = lingers
         self._entries: dict[str, tuple[str, list[int]]] = {}
         self._since = time.time()
         self.over = False
@@ -44,7 +46,7 @@ class Shelf:
                 return {}, []
             if operation == "hello":
                 told = {"pid": os.getpid(), "since": self._since, "count": len(self)}
-                return told, []
+                return {**told, "lingers": self._lingers}, []
             if operation == "drop":
                 self._drop(checked_id(message.get("id")))
                 return {}, []

@@ -14,7 +14,7 @@ from hatchling.build import build_wheel
 
 from snapshotter.cli.main import cli
 from snapshotter.config import Config, parse_config
-from snapshotter.doctor.samples import SAMPLES, containerd_toml, k3s_files, sample_for
+from snapshotter.doctor.samples import SAMPLES, containerd_toml, hosts_toml, k3s_files, sample_for
 from snapshotter.errors import ModelpackError
 from snapshotter.images.platform import host_platform
 
@@ -84,6 +84,13 @@ def test_a_registry_gets_its_hosts_toml() -> None:
     assert document["server"] == "https://r.example:5000"
     assert list(document["host"]) == ["http://127.0.0.1:7670"]
     assert config("containerd", "--registry", "../etc").exit_code == 2
+
+
+def test_a_registry_without_tls_is_named_as_the_daemon_reaches_it() -> None:
+    told = parse_config({"registry": {"plain_http": ["r.example:5000"]}}, "a test")
+    for registry in ("127.0.0.1:5000", "r.example:5000"):
+        document = tomllib.loads(hosts_toml(told, registry))
+        assert document["server"] == f"http://{registry}"
 
 
 def test_docker_is_told_in_its_own_places() -> None:

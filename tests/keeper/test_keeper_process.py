@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +102,15 @@ def test_what_is_handed_over_while_no_keeper_is_there_is_kept_by_the_next(
     os.close(writing)
 
 
+def _pid(address: Path) -> int:
+    try:
+        link = Link(address)
+    except KeeperError:
+        return 0
+    link.close()
+    return link.pid
+
+
 def _ids(address: Path) -> list[str]:
     try:
         link = Link(address)
@@ -141,3 +154,101 @@ def test_its_control_group_is_one_of_the_unified_hierarchy() -> None:
     assert cgroup_file("keeper", mountinfo) == procs
     assert cgroup_file("", mountinfo) is None
     assert cgroup_file("keeper", "") is None
+
+
+@pytest.fixture
+def service(address: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts a keeper as its unit does; returns once it has said to systemd that it is ready."""
+    with contextlib.ExitStack() as stack, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(f"{address}.notify")
+        told.settimeout(30)
+
+        def start() -> subprocess.Popen[str]:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "snapshotter.keeper.server", "--socket", str(address)],
+                    env={**os.environ, "NOTIFY_SOCKET": f"{address}.notify"},
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            stack.callback(process.kill)
+            assert told.recv(100) == b"READY=1"
+            return process
+
+        yield start
+
+
+def test_a_keeper_that_is_a_service_listens_when_it_is_ready(
+    address: Path, service: Callable[[], subprocess.Popen[str]]
+) -> None:
+    process = service()
+    link = Link(address)
+    assert (link.pid, link.lingers) == (process.pid, False)
+    link.close()
+
+
+def test_a_service_that_is_started_again_is_waited_for(
+    address: Path,
+    service: Callable[[], subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("snapshotter.keeper.keeping._SERVICE", 60)
+    first = service()
+    keeping = Keeping(address, KeeperOptions(cgroup=""))
+    reading, writing = os.pipe()
+    keeping.hold("a", "record", [writing])
+    first.send_signal(signal.SIGTERM)
+    first.wait()
+    second = service()
+    until(lambda: keeping.describe().get("pid", first.pid) != first.pid)
+    assert keeping.describe()["pid"] == second.pid
+    assert _ids(address) == ["a"]
+    keeping.close()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_service_that_does_not_come_again_is_replaced(
+    address: Path,
+    service: Callable[[], subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("snapshotter.keeper.keeping._SERVICE", 0.2)
+    first = service()
+    keeping = Keeping(address, KeeperOptions(cgroup=""))
+    first.kill()
+    first.wait()
+    until(lambda: keeping.describe().get("pid", first.pid) != first.pid)
+    link = Link(address)
+    assert link.lingers
+    link.close()
+    keeping.close()
+
+
+def test_a_service_that_finds_another_keeper_is_the_next_one(
+    address: Path,
+    service: Callable[[], subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start_keeper(address, None)
+    keeping = Keeping(address, KeeperOptions(cgroup=""))
+    reading, writing = os.pipe()
+    keeping.hold("a", "record", [writing])
+    waiting = service()
+    assert waiting.stderr is not None
+    assert "another one listens" in waiting.stderr.readline()
+    assert keeping.describe()["pid"] != waiting.pid
+
+    def start_when_it_listens(address: Path, cgroup: Path | None) -> None:
+        until(lambda: _pid(address) == waiting.pid)
+        start_keeper(address, cgroup)
+
+    monkeypatch.setattr("snapshotter.keeper.keeping.start_keeper", start_when_it_listens)
+    os.kill(keeping.describe()["pid"], signal.SIGKILL)
+
+    until(lambda: keeping.describe().get("pid") == waiting.pid)
+    assert _ids(address) == ["a"]
+    keeping.close()
+    os.close(reading)
+    os.close(writing)
