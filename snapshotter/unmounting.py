@@ -38,7 +38,7 @@ def unmount_all(config: Config) -> int:
             keeper = Link(config.keeper_address)
         except NoKeeper:
             return count
-        keeper.ask("quit")
+        keeper.quit()
         keeper.close()
         return count
     finally:

@@ -423,7 +423,7 @@ class Blob:
             self._durable = durable
             self._verified = self._synced = False
             self._losses += 1
-            self._changes += 1
+            self._changes += durable != self._present  # else the map on the disk says so
             return before - self._present.total
 
     def lose(self) -> None:

@@ -413,7 +413,6 @@ class Fetcher:
         self.stats.count_bytes(len(data))
         download = flight.download
         now = time.monotonic()
-        plenty = self._space is None or self._space.plenty
         with self._lock:
             self._state.cpu_short = self._pressure.short(now)
             ready = self._state.landed(flight, data, cached=failure is None, now=now)
@@ -423,7 +422,7 @@ class Fetcher:
                 if self._state.uncached_until < now:
                     log.warning("the cache takes no bytes, reading on without", error=str(failure))
                 self._state.uncached_until = now + _UNCACHED
-            self._state.full = not plenty
+            self._state.full = self._space is not None and not self._space.plenty
         if failure is None and download.blob.complete:
             self._verifier.put(download.blob)
         self._fail_late(expired)

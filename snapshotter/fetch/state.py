@@ -105,9 +105,10 @@ class State:
             for key in [key for key in download.streams if key[0] is model]:
                 del download.streams[key]
             download.models -= 1
-            if download.models == 0 and not download.reads:
+            if download.models == 0:
                 for flight in download.flights:
-                    self.cut(flight, flight.cursor)
+                    wanted = (read.end for read in download.reads if read.start < flight.end)
+                    self.cut(flight, max([flight.asked, *wanted]))
 
     def models_with(self, download: Download) -> list[LoadedModel]:
         return [model for model in self.models if download in model.origins]

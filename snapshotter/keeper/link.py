@@ -94,6 +94,18 @@ class Link:
             raise KeeperError(f"the keeper at {self.address} refused {op}: {error}") from None
         return answer, received
 
+    def quit(self) -> None:
+        """Have the keeper end; returns when it has let go of everything."""
+        self.ask("quit")
+        try:
+            receive(self._socket)
+        except Silent:
+            raise KeeperError(
+                f"the keeper at {self.address} was told to end, and does not"
+            ) from None
+        except Gone:
+            pass
+
     def ids(self) -> list[str]:
         """Of everything it holds."""
         found: list[str] = [""]

@@ -61,12 +61,12 @@ class Keeper:
                 return
 
     def close(self) -> None:
-        """Let go of everything: what it held is closed."""
-        for connection in self._connections:
-            connection.close()
+        """Let go of everything: what it held is closed. Whoever is connected sees it by that."""
+        self.shelf.close()
         self._listener.close()
         self._selector.close()
-        self.shelf.close()
+        for connection in self._connections:
+            connection.close()
 
     def _accept(self) -> None:
         try:
@@ -182,8 +182,8 @@ def main() -> None:
     try:
         keeper.serve()
     finally:
-        keeper.close()
         options.socket.unlink(missing_ok=True)
+        keeper.close()
         os.close(lock)
 
 

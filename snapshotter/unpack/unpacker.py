@@ -242,7 +242,8 @@ class Unpacker:
                 self._keep_index(unpacked.archive.descriptor.digest, stream.index)
         except (FetchError, CacheError) as error:
             task.paused_until = time.monotonic() + _PAUSE
-            task.sources.append(task.sources.pop(0))
+            with self._lock:  # in between there may be none
+                task.sources.append(task.sources.pop(0))
             log.warning("unpacking does not go on", error=str(error), next_attempt_in=_PAUSE)
             if unpacked.failure is not None:
                 unpacked.closed()
