@@ -7,6 +7,7 @@ logged. What programs of their own wrote is looked at when their directory is de
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -36,6 +37,7 @@ def _no_secret_comes_out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     yield
     seen = watch.stop()
     assert not seen, f"secrets among the arguments of {', '.join(seen)}"
+    signal.setitimer(signal.ITIMER_REAL, 0)  # the last test's timeout: this takes as long as all
     found = _guard.files(tmp_path_factory.getbasetemp())
     assert not found, f"secrets in {', '.join(map(str, found))}"
 

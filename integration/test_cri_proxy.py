@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
+import os
 import stat
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from integration.harness.private import push_private_model
 from integration.harness.registry import PASSWORD, USER, Registry
 from integration.harness.snapshotter import Snapshotter
 from integration.models import PushedModel, read_sums, suited, sums_command
+from integration.test_cri_pods import eventually
 from integration.test_image_volume import AS_DEFAULT
 from proto.cri.runtime.v1 import api_pb2 as api
 
@@ -66,11 +67,14 @@ def pull_and_read(cri: Cri, model: PushedModel, reference: str) -> None:
 
 
 def files_with(directory: Path, secret: bytes) -> list[Path]:
-    return [
-        path
-        for path in directory.rglob("*")
-        if path.is_file() and not path.is_symlink() and secret in path.read_bytes()
-    ]
+    """Files below ``directory``, where some may go while others are looked at."""
+    found = []
+    for root, _, names in os.walk(directory):
+        for path in (Path(root, name) for name in names):
+            with suppress(FileNotFoundError):
+                if path.is_file() and not path.is_symlink() and secret in path.read_bytes():
+                    found.append(path)
+    return found
 
 
 @pytest.mark.parametrize("by", ["tag", "digest"])
@@ -118,13 +122,13 @@ def test_kubelet_is_made_to_bring_a_lost_secret_again_until_the_model_is_complet
     daemon.stop()
     daemon.start()
     assert not cri.knows(model.tag)
-    pull_and_read(cri, model, model.tag)
-    assert cri.knows(model.tag)
-    daemon.process.wait_until(
-        lambda: all(m["state"] == "verified" for m in daemon.status()["models"]),
-        "a complete model",
-        seconds=60,
-    )
+    pulled = cri.pull(model.tag, auth=SECRET)
+    with cri.pod() as pod:
+        container = pod.run(volumes={"/models": pulled})
+        listed = container.exec("sh", "-c", sums_command("/models"))
+        assert read_sums(listed, "/models") == model.sums
+        assert cri.knows(model.tag)
+        daemon.wait_until_verified()  # as long as it is mounted: nobody verifies it afterwards
     daemon.stop()
     daemon.start()
     assert cri.knows(model.tag)
@@ -188,12 +192,5 @@ def test_containerd_restarts_behind_it(
         cri.knows(model.tag)
     assert down.value.code() is grpc.StatusCode.UNAVAILABLE
     containerd.start()
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            assert cri.knows(model.tag)
-            break
-        except grpc.RpcError:  # containerd answers before its CRI does
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    eventually(lambda: cri.knows(model.tag), "containerd answers before its CRI does")
     pull_and_read(cri, model, model.digest)

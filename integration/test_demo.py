@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -74,16 +75,18 @@ def test_the_demo_of_a_directory_of_ones_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_demo_that_is_stopped_while_containers_run_leaves_nothing(
-    number: signal.Signals,
+    number: signal.Signals, tmp_path: Path
 ) -> None:
-    demo = _demo("--size", "16MiB")
+    numbers = tmp_path / "numbers"
+    os.mkfifo(numbers)  # which nobody reads: it cannot end before it is stopped
+    demo = _demo("--size", "16MiB", "--json", numbers)
     assert demo.stdout is not None
     for line in demo.stdout:
         if "a shell answers" in line:
             break
 
     demo.send_signal(number)
-    written, _ = demo.communicate(timeout=60)
+    written, _ = demo.communicate(timeout=100)
 
     assert demo.returncode == 128 + number, written
     assert "Traceback" not in written

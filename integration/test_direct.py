@@ -40,11 +40,13 @@ def docker_key(source: str) -> str:
 
 def prepare(places: Places, namespace: str, key: str) -> Path:
     """Through containerd, as its clients do; the source of the mount."""
+    # It has no lease, and containerd collects what nobody refers to, after a pull for instance.
+    labels = {"containerd.io/gc.root": "now"}
     with grpc.insecure_channel(f"unix:{places.containerd}") as channel:
         answer = SnapshotsStub(channel).Prepare(
-            PrepareSnapshotRequest(snapshotter="modelpack", key=key),
+            PrepareSnapshotRequest(snapshotter="modelpack", key=key, labels=labels),
             metadata=(("containerd-namespace", namespace),),
-            timeout=30,
+            timeout=60,
         )
     (mount,) = answer.mounts
     assert mount.type == "bind"

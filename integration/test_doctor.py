@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import tomlkit
 
@@ -14,10 +16,14 @@ from integration.harness.configuration import write_hosts
 from integration.harness.containerd import Containerd, Release, releases
 from integration.harness.machine import CommandError, Machine
 from integration.harness.places import Places
+from integration.harness.processes import accepts
 from integration.harness.registry import Registry
 from integration.harness.runc import maps_mounts, runcs
 from integration.harness.snapshotter import PROGRAMS, Snapshotter
 from integration.models import push_model, suited
+from integration.test_cri_pods import eventually
+from proto.cri.runtime.v1 import api_pb2 as api
+from proto.cri.runtime.v1.api_pb2_grpc import RuntimeServiceStub
 
 NEWEST = releases()[0]
 IMAGES = "io.containerd.cri.v1.images"
@@ -27,12 +33,24 @@ Finding = dict[str, Any]
 
 def examine(snapshotter: Snapshotter, *arguments: str) -> tuple[int, list[Finding]]:
     """Exit status and findings."""
+    if accepts(snapshotter.places.containerd):
+        wait_for_cri(snapshotter.places.containerd)
     argv = [str(PROGRAMS / "modelpack"), "--config", str(snapshotter.configuration)]
     done = snapshotter.machine.run(
         [*argv, "doctor", "--json", *arguments], environment=snapshotter.environment, check=False
     )
     findings: list[Finding] = json.loads(done.stdout)["findings"]
     return done.returncode, findings
+
+
+def wait_for_cri(address: Path) -> None:
+    """containerd answers before its CRI does, which doctor asks how it runs."""
+    with grpc.insecure_channel(f"unix:{address}") as channel:
+        runtime = RuntimeServiceStub(channel)
+        eventually(
+            lambda: runtime.Status(api.StatusRequest(), timeout=30).HasField("status"),
+            "CRI is up",
+        )
 
 
 def of_level(findings: list[Finding], *levels: str) -> set[str]:

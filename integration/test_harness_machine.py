@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,10 +14,14 @@ import pytest
 from integration.harness.machine import REPOSITORY, CommandError, Machine
 from integration.harness.processes import ProcessError
 
-_A_RUN = """
+PREFIX = f"stopped-modelpack-{os.getpid()}-"
+"""Of machines that no other run is to sweep."""
+_A_RUN = f"""
 import time
+from integration.harness import machine
 from integration.harness.machine import Machine
 from integration.harness.processes import signals_unwind
+machine.PREFIX = {PREFIX!r}
 with signals_unwind() as resources:
     machine = resources.enter_context(Machine())
     sleeper = machine.start(["sh", "-c", "echo up; sleep 1000"], log="sleeper.log")
@@ -40,10 +45,10 @@ def _programs_of(root: Path) -> list[str]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             opened = [str(link.readlink()) for link in (process / "fd").iterdir()]
+            if any(Path(path).is_relative_to(root) for path in opened):
+                found.append((process / "cmdline").read_text())
         except OSError:
             continue  # it ended
-        if any(Path(path).is_relative_to(root) for path in opened):
-            found.append((process / "cmdline").read_text())
     return found
 
 
@@ -54,19 +59,22 @@ def test_a_run_that_is_stopped_cleans_up(number: signal.Signals) -> None:
 
     run.send_signal(number)
 
-    assert run.wait(30) == 128 + number
+    assert run.wait(60) == 128 + number
     run.communicate()
     assert not root.exists()
     assert not _programs_of(root)
 
 
-def test_nothing_survives_a_run_that_is_killed_and_the_next_one_deletes_its_directory() -> None:
+def test_nothing_survives_a_run_that_is_killed_and_the_next_one_deletes_its_directory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("integration.harness.machine.PREFIX", PREFIX)
     run, root = _start_a_run()
 
     run.kill()
     run.communicate()
 
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while _programs_of(root) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not _programs_of(root)

@@ -17,6 +17,7 @@ from integration.harness.model import write_model
 from integration.harness.processes import Process
 from integration.harness.registry import Registry
 from integration.harness.snapshotter import PROGRAMS
+from integration.test_cri_pods import eventually
 
 MODELPACK = str(PROGRAMS / "modelpack")
 
@@ -98,13 +99,14 @@ def test_a_model_is_mounted_in_the_background_and_unmounted(mounter: Mounter) ->
 
 def test_files_are_left_out_by_pattern_and_by_category(mounter: Mounter) -> None:
     left_out = ("--exclude", "*.safetensors", "--exclude-category", "doc")
-    said = mounter.modelpack("mount", *left_out, mounter.reference, str(mounter.point), "-d")
+    said = mounter.modelpack("mount", mounter.reference, str(mounter.point), "-d", *left_out)
     assert " left out)" in said.stdout
     assert {line.split(": ")[-1] for line in mounter.differences().splitlines()} == {
         "README.md",
         *(path.name for path in mounter.source.glob("*.safetensors")),
     }
     mounter.modelpack("umount", str(mounter.point))
+    eventually(lambda: not mounter.servers(), "the end of the process that has the cache")
     wrong = mounter.modelpack(
         "mount", "--exclude", "*", mounter.reference, str(mounter.point), "-d", check=False
     )
@@ -117,11 +119,7 @@ def test_the_process_behind_a_mount_ends_with_it(mounter: Mounter) -> None:
     mounter.modelpack("mount", mounter.reference, str(mounter.point), "-d")
     assert len(mounter.servers()) == 1
     mounter.modelpack("umount", str(mounter.point))
-    for _ in range(100):
-        if not mounter.servers():
-            break
-        subprocess.run(["sleep", "0.1"], check=True)
-    assert mounter.servers() == []
+    eventually(lambda: not mounter.servers(), "the end of the process")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -129,7 +127,7 @@ def test_a_signal_unmounts(mounter: Mounter, number: signal.Signals) -> None:
     process = mounter.foreground()
     assert mounter.differences() == ""
     process.signal(number)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert not mounter.is_mounted()
 
 
@@ -175,7 +173,7 @@ def test_a_reader_that_waits_for_a_registry_that_hangs_can_be_interrupted(
             with pytest.raises(subprocess.TimeoutExpired):
                 reader.wait(1)
             reader.kill()
-            assert reader.wait(20) == -signal.SIGKILL
+            assert reader.wait(60) == -signal.SIGKILL
     finally:
         registry.process.signal(signal.SIGCONT)
     mounter.modelpack("umount", str(mounter.point))

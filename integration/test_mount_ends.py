@@ -34,7 +34,7 @@ def background(mounter: Mounter, *options: str) -> Process:
 def test_the_end_of_the_terminal_unmounts(mounter: Mounter) -> None:
     process = mounter.foreground()
     process.signal(signal.SIGHUP)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert not mounter.is_mounted()
 
 
@@ -45,7 +45,7 @@ def test_a_second_signal_does_not_wait_for_readers(mounter: Mounter) -> None:
         process.wait_until(lambda: not mounter.is_mounted(), "the end of the mount")
         assert process.running
         process.signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert "serving on until they are closed" in process.log.read_text()
     assert "Traceback" not in process.log.read_text()
 
@@ -57,7 +57,7 @@ def test_a_signal_after_a_lazy_unmount_leaves_readers_what_they_have(mounter: Mo
         process.signal(signal.SIGTERM)
         process.wait_until(lambda: "serving on" in process.log.read_text(), "a word about it")
         assert held.read() == (mounter.source / "config.json").read_text()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def test_a_start_that_is_given_up_takes_its_mount_back(

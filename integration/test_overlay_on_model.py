@@ -30,11 +30,7 @@ class Overlaid:
 
     def become_verified(self) -> None:
         self.container.ask("cat /models/* > /dev/null")
-        self.snapshotter.process.wait_until(
-            lambda: self.snapshotter.status()["models"][0]["state"] == "verified",
-            "the verification",
-            seconds=90,
-        )
+        self.snapshotter.wait_until_verified()
 
     def sums(self) -> dict[str, str]:
         return read_sums(self.container.ask(sums_command("/models")), "/models")

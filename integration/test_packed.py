@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -18,6 +18,8 @@ from integration.harness.registry import Registry
 from integration.harness.snapshotter import Snapshotter
 from integration.models import read_sums, sums_command
 
+LOST = (1 << 20, 2 << 20, 4 << 20)
+"""Bytes that the daemon has unpacked each time when it is killed."""
 WEIGHTS = ("/models/weights/model-1.safetensors", "/models/weights/model-2.safetensors")
 
 
@@ -38,6 +40,11 @@ def show(containerd: Containerd, machine: Machine, snapshotter: Snapshotter, mod
     target = str(machine.directory("mounted"))
     containerd.ctr("images", "mount", "--snapshotter", "modelpack", model.reference, target)
     return f"type=bind,src={target},dst=/models,options=rbind:ro"
+
+
+def has_unpacked(snapshotter: Snapshotter, least: int) -> bool:
+    unpacked: int = sum(model["unpacked_bytes"] for model in snapshotter.status()["models"])
+    return unpacked >= least
 
 
 def sums(model: Packed) -> dict[str, str]:
@@ -70,7 +77,8 @@ def test_a_daemon_that_is_killed_while_it_unpacks_gives_right_bytes_after(
     machine: Machine, places: Places, registry: Registry, form: str
 ) -> None:
     size = 96 << 20
-    slowly = {"registry": {"limits": {"_default": {"bytes_per_second": "32MiB"}}}}
+    # While it is killed there is more to come than it can unpack in the meantime.
+    slowly = {"registry": {"limits": {"_default": {"bytes_per_second": "2MiB"}}}}
     with (
         Snapshotter(machine, places, additions=slowly) as snapshotter,
         Containerd(machine, releases()[0], places) as containerd,
@@ -86,20 +94,17 @@ def test_a_daemon_that_is_killed_while_it_unpacks_gives_right_bytes_after(
         ):
             first = threads.submit(reader.ask, f"cat {' '.join(WEIGHTS)} | sha256sum")
             second = threads.submit(other.ask, f"cat {' '.join(reversed(WEIGHTS))} | sha256sum")
-            killed = 0
-            while killed < 6 and not (first.done() and second.done()):
-                shown = snapshotter.status()["models"]
-                if not shown or not 0 < shown[0]["unpacked_bytes"] < size:
-                    time.sleep(0.02)
-                    continue
+            for some in LOST:
                 # All that is unpacked by now is lost, under readers that are in the middle of it.
+                enough = partial(has_unpacked, snapshotter, some)
+                snapshotter.process.wait_until(enough, "something to lose")
+                assert not has_unpacked(snapshotter, size)
                 snapshotter.process.kill()
+                if some == LOST[-1]:
+                    text = snapshotter.configuration.read_text()
+                    snapshotter.configuration.write_text(text.replace('"2MiB"', '"0B"'))
                 snapshotter.start()
-                killed += 1
-                time.sleep(0.3)
             weights = [model.files[path.removeprefix("/models/")] for path in WEIGHTS]
             assert first.result().split()[0] == hashlib.sha256(b"".join(weights)).hexdigest()
             assert second.result().split()[0] == hashlib.sha256(b"".join(weights[::-1])).hexdigest()
-            print(f"\n{killed} SIGKILLs while it was being unpacked")
-            assert killed >= 2
             assert read_sums(reader.ask(sums_command("/models")), "/models") == sums(model)

@@ -240,7 +240,7 @@ def test_of_sixteen_who_want_the_same_exactly_one_gets_it(
 
     def want(number: int) -> str:
         with Snapshots(address) as other:
-            start.wait(30)
+            start.wait(60)
             if call == "commit":
                 return code_of(other.commit, "wanted", f"key-{number}")
             if call == "remove":

@@ -6,11 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 from fuzzing import FACTOR
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from registry_process import RegistryProcess
 
 # No test asserts how long something takes: a machine may be busy.
-settings.register_profile("busy machine", deadline=None, max_examples=100 * FACTOR)
+settings.register_profile(
+    "busy machine",
+    deadline=None,
+    max_examples=100 * FACTOR,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("busy machine")
 
 

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+from integration.harness.processes import Port
+
 USER, PASSWORD = "reader", "Tr0mbone-of-tests"
 # bcrypt, which the registry insists on, of the password above.
 _HTPASSWD = "reader:$2b$05$l59GthN2LgpNgu7ljD.nMuIUo7wmEK14UWbVXgDkUOTk3l/TXkY6W\n"
@@ -20,9 +22,8 @@ class RegistryProcess:
     """Runs from the beginning to the end of a ``with``; ``private`` wants USER and PASSWORD."""
 
     def __init__(self, directory: Path, *, private: bool = False) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        self.address = f"127.0.0.1:{port}"
+        self._port = Port()
+        self.address = f"127.0.0.1:{self._port.number}"
         self.storage = directory / "data"
         configuration: dict[str, object] = {
             "version": "0.1",
@@ -48,7 +49,7 @@ class RegistryProcess:
                 stderr=subprocess.STDOUT,
             )
         host, port = self.address.split(":")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection((host, int(port)), timeout=1).close()
@@ -62,6 +63,7 @@ class RegistryProcess:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
+        self._port.close()
 
 
 def _program() -> str:

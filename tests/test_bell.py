@@ -7,12 +7,15 @@ import threading
 from snapshotter.bell import Bell
 
 _INTERRUPTED = """
-import random, signal
+import random, signal, time
 from snapshotter.bell import Bell
 
 bell = Bell()
 bell.hang_on([signal.SIGALRM])
+over = time.monotonic() + 20
 for _ in range(20_000):
+    if time.monotonic() > over:
+        break  # on a busy machine
     signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 2e-5))
     bell.wait()
 """
@@ -20,7 +23,7 @@ for _ in range(20_000):
 
 def test_no_signal_is_missed_whenever_it_comes() -> None:
     """With a handler that sets an Event, or puts into a queue, this comes to no end."""
-    subprocess.run([sys.executable, "-c", _INTERRUPTED], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", _INTERRUPTED], check=True, timeout=100)
 
 
 def test_each_ring_is_waited_for_once() -> None:
@@ -34,5 +37,5 @@ def test_each_ring_is_waited_for_once() -> None:
     third.join(0.05)
     assert third.is_alive()
     bell.ring()
-    third.join(10)
+    third.join(60)
     assert not third.is_alive()

@@ -151,6 +151,7 @@ def _pinned(registry: str, repository: str, tag: str) -> str:
     answer = httpx.head(
         f"http://{registry}/v2/{repository}/manifests/{tag}",
         headers={"accept": "application/vnd.oci.image.manifest.v1+json"},
+        timeout=60,
     ).raise_for_status()
     return f"{registry}/{repository}@{answer.headers['docker-content-digest']}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import subprocess
 import time
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from integration.harness.containerd import Containerd
+from integration.harness.machine import CommandError
 from integration.harness.processes import DIES_WITH_US
 from integration.harness.rootfs import ROOTFS_IMAGE
 
@@ -107,10 +109,11 @@ class Container:
         except BrokenPipeError:
             pass  # the container ended before
         try:
-            self._popen.wait(15)
+            self._popen.wait(60)
         except subprocess.TimeoutExpired:
-            self._containerd.ctr("tasks", "kill", "--signal", "SIGKILL", self._name)
-            self._popen.wait(15)
+            with contextlib.suppress(CommandError):  # it has ended by itself after all
+                self._containerd.ctr("tasks", "kill", "--signal", "SIGKILL", self._name)
+            self._popen.wait(60)
         finally:
             assert self._popen.stdout is not None
             self._popen.stdout.close()

@@ -19,6 +19,14 @@ from integration.harness.rootfs import ROOTFS_IMAGE, write_rootfs
 from integration.harness.runc import RUNC
 
 TOOLS = REPOSITORY / ".tools"
+# On a busy machine a shim may need longer than the few seconds after which containerd takes it
+# for dead, or says that it does not know how its task is.
+_PATIENCE = {
+    "timeouts": {
+        f"io.containerd.timeout.{what}": "60s"
+        for what in ("shim.load", "shim.cleanup", "task.state")
+    }
+}
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class Containerd:
             render(
                 f"config-{release.version}.toml",
                 places,
-                [_keep_apart(release, directory), additions or {}],
+                [_keep_apart(release, directory), _PATIENCE, additions or {}],
             )
         )
         self.start()

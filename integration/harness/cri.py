@@ -52,8 +52,15 @@ class Cri:
         self.runtime = RuntimeServiceStub(self._channel)
         self.images = ImageServiceStub(self._image_channel)
         containerd.import_rootfs(namespace=NAMESPACE)
-        # CRI hears of what others import by an event, a moment later.
-        containerd.process.wait_until(lambda: self.knows(ROOTFS_IMAGE), f"{ROOTFS_IMAGE} in CRI")
+        # CRI begins after containerd answers, and hears of what others import by an event.
+        containerd.process.wait_until(self._is_up, f"{ROOTFS_IMAGE} in CRI")
+
+    def _is_up(self) -> bool:
+        try:
+            self.runtime.Status(api.StatusRequest(), timeout=30)
+            return self.knows(ROOTFS_IMAGE)
+        except grpc.RpcError:
+            return False
 
     def pull(
         self, reference: str, *, auth: api.AuthConfig | None = None, seconds: float = 120

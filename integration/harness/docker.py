@@ -78,7 +78,7 @@ class Docker:
 
     def stop(self) -> None:
         """End dockerd, and with it the containers, as a node's shutdown does."""
-        self.process.stop(seconds=20)
+        self.process.stop(seconds=60)
 
     def __enter__(self) -> Self:
         return self

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
 
-from integration.harness.processes import free_port
+from integration.harness.processes import Port
 
 BLOBS = "/blobs/"
 SOME = 1000
@@ -144,7 +144,8 @@ class FaultyRegistry:
 
     def __init__(self, upstream: str, *, tls: ssl.SSLContext | None = None) -> None:
         self.upstream = upstream
-        self.port = free_port()
+        self._reserved = Port()
+        self.port = self._reserved.number
         self.host = f"127.0.0.1:{self.port}"
         self.seen: list[Seen] = []
         self.open_connections = 0
@@ -203,6 +204,7 @@ class FaultyRegistry:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._reserved.close()
 
     def plan(self, path: str) -> tuple[Fault, threading.Event]:
         """What to do with the answer to a request for ``path``."""
@@ -235,6 +237,16 @@ class _Server(socketserver.ThreadingTCPServer):
                 self.socket, server_side=True, do_handshake_on_connect=False
             )
 
+    # Counted in the thread that accepts: after its end no connection is yet to be known.
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.registry.count(request, opened=True)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.registry.count(request, opened=False)
+        super().shutdown_request(request)
+
     def handle_error(self, *_: Any) -> None:
         pass  # clients that go away are what tests are about
 
@@ -246,11 +258,6 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.server.registry.count(self.connection, opened=True)
-
-    def finish(self) -> None:
-        self.server.registry.count(self.connection, opened=False)
-        super().finish()
 
     def do_GET(self) -> None:
         registry = self.server.registry

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, ClassVar, Self
 
-from integration.harness.processes import DIES_WITH_US, Process, ProcessError, kill_through
+from integration.harness.processes import DIES_WITH_US, Port, Process, ProcessError, kill_through
 from integration.harness.secrets import Guard, SecretFound
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -58,6 +58,7 @@ class Machine:
         self.logs = self.directory("logs")
         self.cgroup = self.root.name
         self._started: list[Process] = []
+        self._ports: list[Port] = []
         self._boot()
 
     def _boot(self) -> None:
@@ -98,6 +99,11 @@ class Machine:
         path = self.root / name
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def port(self) -> int:
+        """A TCP port of the loopback interface that is this machine's for as long as it is."""
+        self._ports.append(Port())
+        return self._ports[-1].number
 
     def seen(self, path: Path) -> Path:
         """``path`` as the namespace's programs see it, with what is mounted there."""
@@ -159,6 +165,8 @@ class Machine:
         self._init.kill()
         for process in self._started:
             process.kill()
+        for port in self._ports:
+            port.close()
         leaked: list[Path] = []
         if self.root.exists():
             leaked = self.guard.files(self.root)
@@ -229,3 +237,5 @@ def _sweep() -> None:
             continue  # a run that goes on
         except (FileNotFoundError, NotADirectoryError):
             continue  # being made, or deleted, by a run of its own; or none of ours
+        except (OSError, ProcessError):
+            continue  # its programs are still ending: the next one deletes it

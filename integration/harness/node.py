@@ -83,7 +83,7 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         transport = httpx.HTTPTransport(uds=str(self.directory / "state" / "api.sock"))
-        with httpx.Client(transport=transport, timeout=30) as client:
+        with httpx.Client(transport=transport, timeout=60) as client:
             answer = client.get("http://node/v1/status").raise_for_status()
         Machine.guard.check(answer.text, "the status")
         told: dict[str, Any] = answer.json()
@@ -96,7 +96,8 @@ class Node:
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
         """The lines of the log, or those of one event."""
-        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        text, _, _ = self.log.read_text().rpartition("\n")  # behind it one may be half written
+        lines = [json.loads(line) for line in text.splitlines()]
         return [line for line in lines if event in (None, line["event"])]
 
     def _ask(self, **what: Any) -> dict[str, Any]:
@@ -122,7 +123,7 @@ class Node:
         assert self._popen.stdout is not None
         self._popen.stdin.close()
         try:
-            self._popen.wait(30)
+            self._popen.wait(60)
         finally:
             self._popen.kill()
             self._popen.wait()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from integration.harness.machine import Machine
-from integration.harness.processes import free_port
 
 
 def architecture() -> str:
@@ -36,7 +35,7 @@ class Places:
             certs=machine.directory("certs.d"),
             docker_certs=machine.directory("docker-certs.d"),
             containerd=machine.directory("containerd") / "containerd.sock",
-            mirror=f"127.0.0.1:{free_port()}",
+            mirror=f"127.0.0.1:{machine.port()}",
         )
 
     @property

@@ -51,18 +51,22 @@ class Process:
         """The program's own pid, as seen from here."""
         if not self._through:
             return self._popen.pid
-        children = children_of(self._popen.pid)
+        while not (children := children_of(self._popen.pid)) and self.running:
+            time.sleep(0.001)  # what it runs through has yet to begin it
         return children[0] if children else self._popen.pid
 
     @property
     def running(self) -> bool:
         return self._popen.poll() is None
 
-    def wait_until(self, ready: Callable[[], bool], what: str, *, seconds: float = 30) -> None:
+    def wait_until(self, ready: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
         """Return once ``ready()``; raise when the program ends first or time runs out."""
         deadline = time.monotonic() + seconds
-        while not ready():
-            if not self.running:
+        while True:
+            running = self.running  # asked before: it may be ready, and end, in between
+            if ready():
+                return
+            if not running:
                 raise ProcessError(f"{self.name} ended before {what}{self.last_words()}")
             if time.monotonic() > deadline:
                 raise ProcessError(f"{self.name}: no {what} in {seconds:g} s{self.last_words()}")
@@ -79,14 +83,21 @@ class Process:
             ) from None
 
     def signal(self, number: signal.Signals) -> None:
-        if self.running:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-                if number in (signal.SIGCONT, signal.SIGKILL):
-                    # nsenter stops when its child does, and would never see it end.
-                    os.kill(self._popen.pid, signal.SIGCONT)
+        """SIGSTOP: returns once it stands still."""
+        pid = self.pid
+        if not self.running:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+            if number in (signal.SIGCONT, signal.SIGKILL):
+                # nsenter stops when its child does, and would never see it end.
+                os.kill(self._popen.pid, signal.SIGCONT)
+        if number == signal.SIGSTOP:
+            # nsenter too: a SIGCONT before it has stopped itself would come to nothing.
+            both = {pid, self._popen.pid}
+            self.wait_until(lambda: all(map(_stands_still, both)), "standstill")
 
-    def stop(self, *, seconds: float = 10) -> None:
+    def stop(self, *, seconds: float = 30) -> None:
         """SIGTERM, and SIGKILL when that is not enough. Also when it has ended already."""
         self.signal(signal.SIGTERM)
         try:
@@ -118,6 +129,15 @@ def kill_through(command: subprocess.Popen[str]) -> None:
     os.kill(command.pid, signal.SIGCONT)
 
 
+def _stands_still(pid: int) -> bool:
+    """Whether all threads of the process are stopped."""
+    try:
+        stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:
+        return False  # one has ended meanwhile
+    return bool(stats) and all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+
 def children_of(pid: int) -> list[int]:
     try:
         return [
@@ -127,12 +147,18 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+class Port:
+    """A TCP port of the loopback interface that the kernel gives to nobody else until it is
+    closed. Servers that set SO_REUSEADDR can listen there, one after the other."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.number: int = self._socket.getsockname()[1]
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 def accepts(address: Path | tuple[str, int]) -> bool:

@@ -8,7 +8,7 @@ from typing import Self
 
 from integration.harness.containerd import TOOLS
 from integration.harness.machine import Machine
-from integration.harness.processes import Process, accepts, free_port
+from integration.harness.processes import Process, accepts
 
 USER, PASSWORD = "reader", "Tr0mbone-of-tests"
 # bcrypt, which the registry insists on, of the password above.
@@ -21,7 +21,7 @@ class Registry:
     def __init__(self, machine: Machine, *, name: str = "registry", private: bool = False) -> None:
         """``private``: only :data:`USER` with :data:`PASSWORD` may read and write."""
         directory = machine.directory(name)
-        port = free_port()
+        port = machine.port()
         self.host = f"127.0.0.1:{port}"
         self.storage = directory / "data"
         configuration = {

@@ -12,6 +12,7 @@ from integration.harness.configuration import render
 from integration.harness.machine import REPOSITORY, Machine
 from integration.harness.places import Places
 from integration.harness.processes import accepts
+from snapshotter.cache.held import map_of
 
 PROGRAMS = REPOSITORY / ".venv" / "bin"
 
@@ -66,11 +67,24 @@ class Snapshotter:
     def status(self) -> dict[str, Any]:
         """What ``modelpack status --json`` prints, without the start of a program."""
         transport = httpx.HTTPTransport(uds=str(self.places.state / "api.sock"))
-        with httpx.Client(transport=transport) as client:
+        with httpx.Client(transport=transport, timeout=60) as client:
             answer = client.get("http://daemon/v1/status").raise_for_status()
         self.machine.guard.check(answer.text, "the status")
         told: dict[str, Any] = answer.json()
         return told
+
+    def wait_until_verified(self) -> None:
+        """Until the disk, too, has every blob of what is mounted as verified: a moment after the
+        status says so. The kernel may read them itself then, and the next daemon knows them."""
+
+        kept = self.places.root / "cache" / "blobs"
+
+        def verified() -> bool:
+            blobs = [blob for model in self.status()["models"] for blob in model["blobs"]]
+            maps = [map_of(kept, blob["digest"]) for blob in blobs]
+            return bool(maps) and all(found is not None and found.verified for found in maps)
+
+        self.process.wait_until(verified, "the verification", seconds=90)
 
     def stop(self) -> None:
         self.process.stop()

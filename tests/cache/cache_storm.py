@@ -232,8 +232,8 @@ def main() -> None:
     root, seed, steps = sys.argv[1:]
     storm = Storm(Path(root), seed)
     storm.run(int(steps))
-    truth = storm.tells_the_truth()
     storm.evictor.close()
+    truth = storm.tells_the_truth()
     storm.store.close()
     sys.exit(0 if truth else 3)
 

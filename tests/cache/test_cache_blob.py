@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -78,7 +79,7 @@ def test_bytes_that_passed_leave_memory_once_they_are_on_the_disk() -> None:
         blob.flush()
         before = resident_pages(blob)
         blob.passed(0, len(content))
-        assert before == len(content) // mmap.PAGESIZE
+        assert before > len(content) // mmap.PAGESIZE // 2  # all, unless memory is short
         assert resident_pages(blob) < before // 2
 
 
@@ -245,34 +246,37 @@ def test_threads_that_write_beside_each_other_lose_nothing(tmp_path) -> None:
     assert opened(tmp_path).pread(0, len(CONTENT)) == CONTENT
 
 
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def descriptors(below: Path) -> int:
+    """Of files below a directory: whatever else this process opens or closes meanwhile."""
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed since
+            found += link.readlink().is_relative_to(below)
+    return found
 
 
 def test_a_blob_of_which_nothing_is_read_or_written_takes_no_descriptor_and_no_file(
     tmp_path,
 ) -> None:
-    before = descriptors()
     blobs = [Blob(tmp_path / str(n), DIGEST, len(CONTENT)) for n in range(50)]
     assert all(blob.missing(0, 10) == [(0, 10)] for blob in blobs)
-    assert descriptors() == before
+    assert descriptors(tmp_path) == 0
     assert list(tmp_path.iterdir()) == []
     blobs[7].write(0, CONTENT)
     blobs[7].flush()
     assert [path.name for path in tmp_path.iterdir()] == ["7"]
     again = Blob(tmp_path / "7", DIGEST, len(CONTENT))
     assert again.complete
-    assert descriptors() == before + 1
+    assert descriptors(tmp_path) == 1
     assert again.pread(0, len(CONTENT)) == CONTENT
 
 
 def test_the_descriptor_is_closed_with_the_last_user(tmp_path) -> None:
     blob = opened(tmp_path)
-    fd = blob.fileno()
-    os.fstat(fd)
+    blob.fileno()
+    assert descriptors(tmp_path) == 1
     del blob
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(fd)
+    assert descriptors(tmp_path) == 0
 
 
 def test_bytes_the_disk_did_not_keep_are_forgotten(tmp_path, monkeypatch) -> None:

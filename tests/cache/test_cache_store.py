@@ -81,7 +81,7 @@ def test_a_blob_nobody_uses_takes_no_descriptor(store) -> None:
 
 def becomes_durable(root: Path, wanted: int) -> bool:
     pause = threading.Event()
-    return any(durable(root) == wanted or pause.wait(0.02) for _ in range(1000))
+    return any(durable(root) == wanted or pause.wait(0.02) for _ in range(3000))
 
 
 def test_bytes_become_durable_with_time(tmp_path) -> None:

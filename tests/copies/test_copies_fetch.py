@@ -300,9 +300,26 @@ def test_a_platform_is_chosen_from_an_index(
 # Interrupted
 
 
+_SLOWLY = """
+from snapshotter.registry.limits import Limiter
+
+delay, taken = Limiter.delay, 0
+
+def held(self, count):
+    global taken
+    taken += count
+    return delay(self, count) if taken < 8 << 20 else 3600.0
+
+Limiter.delay = held
+from snapshotter.cli.main import main
+main()
+"""
+
+
 @pytest.fixture
 def slowly(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """`modelpack fetch` as a process, which takes some seconds for the model."""
+    """`modelpack fetch` as a process, which takes some seconds for the model, and never gets
+    more than 8 MiB of it."""
     config = tmp_path / "slow.toml"
     config.write_text(
         f'root = "{tmp_path}/root"\nstate = "{tmp_path}/state"\n[registry]\ncerts_d = []\n'
@@ -310,8 +327,7 @@ def slowly(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     )
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        code = "from snapshotter.cli.main import main; main()"
-        program = [sys.executable, "-c", code, "--config", str(config)]
+        program = [sys.executable, "-c", _SLOWLY, "--config", str(config)]
         return subprocess.Popen(
             [*program, *arguments],
             stdout=subprocess.PIPE,

@@ -175,7 +175,7 @@ def test_the_daemon_tells_what_it_keeps(cli: Cli, kept: Reference, tmp_path: Pat
     api.start()
     try:
         transport = httpx.HTTPTransport(uds=str(tmp_path / "api.sock"))
-        with httpx.Client(transport=transport, base_url="http://daemon") as client:
+        with httpx.Client(transport=transport, base_url="http://daemon", timeout=60) as client:
             (model,) = client.get("/v1/models").json()["models"]
             assert (model["digest"], model["present_bytes"]) == (DIGEST, SIZE)
             (one,) = client.get("/v1/models", params={"manifest": DIGEST}).json()["models"]

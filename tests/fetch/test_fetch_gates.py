@@ -138,7 +138,7 @@ def test_many_readers_at_once_fetch_every_byte_once(make, how) -> None:
     answers = [stage.ask(*place, stream=n) for n, place in enumerate(asked)]
     for (offset, size), answer in zip(asked, answers, strict=True):
         assert answer.get() == CONTENT[offset : offset + size]
-    assert stage.server.sent_bytes <= SIZE
+    assert stage.fetcher.stats.fetched_bytes <= SIZE  # more is sent where a range is cut off
 
 
 @BOTH
@@ -241,14 +241,13 @@ def test_a_chunk_that_comes_right_the_second_time_harms_nobody(make, server) -> 
 def test_a_chunk_that_kept_coming_wrong_is_tried_again_after_a_while(
     make, server, monkeypatch
 ) -> None:
+    monkeypatch.setattr(gate_module, "BAD_SECONDS", 3600.0)
     damage(server)
     stage = make(chunks=CHUNKS)
-    with pytest.raises(FetchError):
-        stage.read(WRONG, 10)
-    requests = len(server.requests)
-    with pytest.raises(FetchError):
-        stage.read(WRONG, 10)
-    assert len(server.requests) == requests
+    for _ in range(2):
+        with pytest.raises(FetchError):
+            stage.read(WRONG, 10)
+        assert sum(start <= WRONG < end for start, end in server.requests) == gate_module.ATTEMPTS
     mend(server)
     gate = stage.fetcher._downloads[DIGEST].gate
     gate._bad = {number: (0.0, error) for number, (_, error) in gate._bad.items()}
@@ -272,7 +271,8 @@ def test_wrong_bytes_that_nobody_read_are_found_when_the_blob_is_hashed(make, se
 def test_what_an_earlier_life_left_is_hashed_before_it_is_served(make, server) -> None:
     damage(server)
     stage = make()
-    assert stage.read_forward() != CONTENT
+    left = 2 * WRONG  # not all, which would be hashed
+    assert stage.read(0, left) != CONTENT[:left]
     stage.close()
     mend(server)
     stage = make(chunks=CHUNKS)
@@ -322,11 +322,11 @@ def test_strict_serves_nothing_of_a_blob_with_one_wrong_byte(make, server) -> No
     stage = make(verify=STRICT)
     answers = [stage.ask(offset, 64 * KIB) for offset in range(0, SIZE, MIB)]
     for answer in answers:
-        with pytest.raises(FetchError, match="gave wrong bytes"):
+        with pytest.raises(FetchError, match="wrong bytes"):
             answer.get()
     with pytest.raises(FetchError):
         stage.read(0, 10)
-    assert stage.fetcher.stats.wrong_blobs == 1
+    eventually(lambda: stage.fetcher.stats.wrong_blobs == 1)
 
 
 def test_strict_with_a_chunk_list_reads_lazily(make) -> None:
@@ -349,8 +349,8 @@ def test_a_blob_is_hashed_while_it_comes_and_not_again(make) -> None:
     hashed = stage.fetcher._verifier._hashed
     eventually(lambda: stage.blob in hashed and hashed[stage.blob].position == 4 * MIB)
     stage.read_forward()
-    eventually(lambda: stage.blob.state is BlobState.VERIFIED)
-    assert stage.fetcher.stats.verified_blobs == 1
+    eventually(lambda: stage.fetcher.stats.verified_blobs == 1)
+    assert stage.blob.state is BlobState.VERIFIED
 
 
 @pytest.fixture
@@ -370,9 +370,10 @@ def test_a_full_disk_stops_no_reader_of_chunks(small_disk, server) -> None:
     assert stage.read_forward(step=64 * KIB) == CONTENT
     # A chunk the cache does not take is kept for the reads that follow.
     assert stage.server.sent_bytes < 3 * SIZE
-    # One that is not there; the small one at the end may have found room.
-    lacking = stage.blob.missing(0, SIZE - CHUNK)[-1][0] // CHUNK * CHUNK
-    damage(server, lacking + 5)
+    # One that is not all there; the small one at the end may have found room.
+    gap = stage.blob.missing(0, SIZE - CHUNK)[-1][0]
+    lacking = gap // CHUNK * CHUNK
+    damage(server, gap)
     for offset in range(0, SIZE - CHUNK, CHUNK):
         if offset != lacking:
             assert stage.read(offset, CHUNK) == CONTENT[offset : offset + CHUNK]

@@ -17,6 +17,11 @@ class Known:
     losses: int = 0
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hot, "STALE", 3600.0)
+
+
 def fill(pool: HotPieces, blob: Known, number: int, *, size: int = PIECE) -> None:
     """Receive and keep piece ``number`` of ``blob``: bytes that are its number."""
     buffer = pool.lend()

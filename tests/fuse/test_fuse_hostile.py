@@ -81,7 +81,7 @@ class Kernel:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
-        end.settimeout(20)
+        end.settimeout(60)
 
     def send(self, raw: bytes) -> None:
         self._end.send(raw)

@@ -120,7 +120,7 @@ def test_fusermount3_hands_over_the_descriptor(stand_in: None, tmp_path: Path) -
         assert not os.get_inheritable(fd)
         assert (place / "f").read_bytes() == b"hello"
         fusermount.unmount(str(place), lazy=False)
-        assert session.join(10)
+        assert session.join(60)
     finally:
         session.stop()
         os.close(fd)

@@ -40,7 +40,7 @@ class Backed:
             release=lambda nodeid, fh, file: self.released.append(fh),
         )
         self.mounted: Mounted = serve(self.tree)
-        assert self.mounted.session.wait_initialised(10)
+        assert self.mounted.session.wait_initialised(60)
 
     @property
     def file(self) -> Path:
@@ -90,7 +90,7 @@ def test_release_names_the_handle(serve: Serve, tmp_path: Path) -> None:
 
 def test_without_passthrough_there_are_no_backing_files(serve: Serve, tmp_path: Path) -> None:
     mounted = serve({b"f": plain(b"x")}, SessionOptions(passthrough=False))
-    assert mounted.session.wait_initialised(10)
+    assert mounted.session.wait_initialised(60)
     assert not mounted.session.passthrough
     with open(__file__, "rb") as file, pytest.raises(PermissionError):
         mounted.session.open_backing(file.fileno())

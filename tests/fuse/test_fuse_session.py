@@ -98,9 +98,14 @@ def test_a_second_read_comes_from_the_page_cache(serve: Serve) -> None:
 
     root = serve({b"f": plain(CONTENT)}, read=read).directory
     assert (root / "f").read_bytes() == CONTENT
-    once = len(asked)
-    assert (root / "f").read_bytes() == CONTENT
-    assert len(asked) == once > 0
+    assert asked
+
+    def comes_from_there() -> bool:
+        asked.clear()
+        assert (root / "f").read_bytes() == CONTENT
+        return not asked
+
+    until(comes_from_there)  # memory may have been short meanwhile
 
 
 def test_a_read_is_answered_later_by_another_thread(serve: Serve) -> None:
@@ -232,9 +237,15 @@ def test_a_name_that_is_not_there_is_asked_for_once(serve: Serve) -> None:
 def test_pages_are_dropped_when_told(serve: Serve) -> None:
     content = [b"old"]
     mounted = serve({b"f": plain(b"old")}, read=lambda request, file: request.reply(content[0]))
-    assert (mounted.directory / "f").read_bytes() == b"old"
-    content[0] = b"new"
-    assert (mounted.directory / "f").read_bytes() == b"old"
+
+    def kept() -> bool:
+        content[0] = b"old"
+        mounted.session.notify_inval_inode(2)
+        assert (mounted.directory / "f").read_bytes() == b"old"
+        content[0] = b"new"
+        return (mounted.directory / "f").read_bytes() == b"old"
+
+    until(kept)  # memory may have been short meanwhile
     assert mounted.session.notify_inval_inode(2)
     assert (mounted.directory / "f").read_bytes() == b"new"
     assert not mounted.session.notify_inval_inode(999)
@@ -331,5 +342,5 @@ def test_garbage_from_the_device_does_not_end_a_session() -> None:
         assert len(kernel.recv(4096)) == 16 + 80
         assert not session.ended.is_set()
         kernel.close()
-        assert session.join(5)
+        assert session.join(60)
         assert destroyed == [True]

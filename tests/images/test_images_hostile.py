@@ -138,7 +138,7 @@ def mirror(tmp_path: Path, upstream: NoRegistry) -> Iterator[MirrorServer]:
 
 
 def answer(mirror: MirrorServer, raw: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", mirror.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", mirror.port), timeout=60) as connection:
         connection.sendall(raw)
         connection.shutdown(socket.SHUT_WR)
         told = b""

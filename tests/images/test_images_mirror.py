@@ -99,7 +99,7 @@ class Client:
     """Asks as containerd does."""
 
     def __init__(self, server: MirrorServer) -> None:
-        self._http = httpx.Client(base_url=f"http://{server.address}", trust_env=False)
+        self._http = httpx.Client(base_url=f"http://{server.address}", trust_env=False, timeout=60)
         self.close = self._http.close
 
     def get(self, path: str, ns: str | None = HOST, method: str = "GET") -> httpx.Response:
@@ -125,11 +125,12 @@ Open = Callable[..., Client]
 @pytest.fixture
 def open_mirror(tmp_path: Path, registry: FakeRegistry) -> Iterator[Open]:
     """Starts a mirror; several in a row stand for restarts of one."""
+    patient = {"upstream_timeout": Seconds(60), "keep": Seconds(600)}
     with ExitStack() as stack:
 
         def opened(serves: Callable[[str], bool] = lambda registry: True, **options: Any) -> Client:
             server = serve(
-                MirrorOptions(**{"address": "127.0.0.1:0"} | options),
+                MirrorOptions(**{**patient, "address": "127.0.0.1:0"} | options),
                 registry,
                 tmp_path / "stubs",
                 serves=serves,

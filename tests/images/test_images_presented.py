@@ -36,7 +36,9 @@ class Private:
             upstream_for=lambda secret: self.open if secret == ALICE else self.refusing,
             keep_secret=lambda *kept: self.kept.append(kept),
         )
-        self.http = httpx.Client(base_url=f"http://{self.server.address}", trust_env=False)
+        self.http = httpx.Client(
+            base_url=f"http://{self.server.address}", trust_env=False, timeout=60
+        )
 
     def pull(self, token: str = "") -> httpx.Response:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -61,7 +63,7 @@ def realm(answer: httpx.Response) -> str:
 
 def test_who_shows_good_credentials_gets_the_model_and_they_are_kept(private: Private) -> None:
     place = realm(private.pull())
-    token = httpx.get(place, auth=("alice", "alice-password")).json()["token"]
+    token = httpx.get(place, auth=("alice", "alice-password"), timeout=60).json()["token"]
     assert private.pull(token).status_code == 200
     assert private.kept == [(HOST, "team/llama", ALICE)]
     # It stands for alice, and for nobody who does not show it.
@@ -80,7 +82,7 @@ def test_who_shows_good_credentials_gets_the_model_and_they_are_kept(private: Pr
 def test_credentials_may_be_posted_as_containerd_does(
     private: Private, form: dict[str, str]
 ) -> None:
-    answer = httpx.post(realm(private.pull()), data=form).json()
+    answer = httpx.post(realm(private.pull()), data=form, timeout=60).json()
     assert answer["access_token"] == answer["token"]
     good = form.get("password") == "alice-password"
     assert private.pull(answer["token"]).status_code == (200 if good else 403)
@@ -88,7 +90,7 @@ def test_credentials_may_be_posted_as_containerd_does(
 
 
 def test_an_anonymous_pull_goes_on_to_the_registry(private: Private) -> None:
-    token = httpx.get(realm(private.pull())).json()["token"]
+    token = httpx.get(realm(private.pull()), timeout=60).json()["token"]
     assert private.pull(token).status_code == 403
     assert private.kept == []
 

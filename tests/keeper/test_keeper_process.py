@@ -139,6 +139,19 @@ def test_a_keeper_that_hangs_is_no_reason_to_take_its_mounts_for_dead(
         link.close()
 
 
+def test_a_keeper_that_was_told_to_end_has_let_go_of_everything(address: Path) -> None:
+    start_keeper(address, None)
+    link = Link(address)
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    link.ask("put", [writing], id="a", record="record")
+    os.close(writing)
+    link.quit()
+    link.close()
+    assert os.read(reading, 1) == b""  # nobody has the other end any more
+    assert not address.exists()
+    os.close(reading)
+
+
 def test_a_keeper_that_cannot_be_started_is_an_error_that_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(KeeperError, match=r"cannot start a keeper: .*File exists"):

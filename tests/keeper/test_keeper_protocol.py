@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import open_files
 from fuzzing import examples
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,8 +65,8 @@ def a_file(tmp_path: Path, content: str) -> int:
     return os.open(path, os.O_RDONLY)
 
 
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def times_open(path: Path) -> int:
+    return sum(link == str(path) for _, link in open_files())
 
 
 def test_what_was_put_is_given_back_with_its_files(link: Link, tmp_path: Path) -> None:
@@ -94,13 +95,12 @@ def test_another_connection_finds_what_one_left(address: Path, link: Link, tmp_p
 def test_putting_again_replaces_and_closes_what_was_there(link: Link, tmp_path: Path) -> None:
     fd = a_file(tmp_path, "x")
     link.ask("put", [fd], id="a", record="1")
-    before = open_files()
     for _ in range(5):
         link.ask("put", [fd], id="a", record="2")
-    assert open_files() == before
+    assert times_open(tmp_path / "x") == 2
     link.ask("drop", id="a")
     link.ask("drop", id="a")
-    assert open_files() == before - 1
+    assert times_open(tmp_path / "x") == 1
     assert link.ids() == []
     os.close(fd)
 
@@ -135,7 +135,7 @@ def test_a_request_that_cannot_be_is_refused_and_its_files_closed(
     before = open_files()
     with pytest.raises(KeeperError, match=why):
         link.ask(files=sent, **fields)
-    assert open_files() == before
+    assert open_files() <= before
     assert link.ids() == []
     close(sent)
 
@@ -184,7 +184,7 @@ def test_whatever_is_sent_is_answered_and_leaks_no_file(link: Link, raw: bytes, 
         for id in link.ids():
             link.ask("drop", id=id)
     else:
-        assert open_files() == before
+        assert open_files() <= before
         assert len(link.ids()) == kept
 
 
@@ -204,7 +204,7 @@ def shout(deaf: socket.socket) -> None:
 def test_a_client_that_reads_no_answers_is_let_go(address: Path, link: Link) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as deaf:
         deaf.connect(str(address))
-        deaf.settimeout(10)
+        deaf.settimeout(60)
         with pytest.raises((ConnectionError, BrokenPipeError)):
             shout(deaf)
     assert link.ids() == []
@@ -215,7 +215,7 @@ def test_more_connections_than_are_served_are_closed(address: Path, link: Link) 
     for _ in range(40):
         another = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         another.connect(str(address))
-        another.settimeout(10)
+        another.settimeout(60)
         sockets.append(another)
     closed = 0
     for another in sockets:

@@ -59,7 +59,7 @@ def make_node(tmp_path: Path) -> Iterator[MakeNode]:
             store = BlobStore(tmp_path / "cache", CacheOptions())
             stack.callback(store.close)
             fetcher = Fetcher(
-                FetchOptions(**{"read_deadline": Seconds(5), **fetch}),
+                FetchOptions(**{"read_deadline": Seconds(50), **fetch}),
                 on_verified=lambda blob: mounts.verified(blob),
                 on_bad=lambda blob: mounts.condemned(blob),
             )

@@ -81,7 +81,7 @@ class ScriptedServer:
                             return
                         self.wfile.write(piece)
                     if reply.hold is not None:
-                        reply.hold.wait(20)
+                        reply.hold.wait(100)
                     return
                 self.send_response(reply.status)
                 lengths = {"Content-Length", "Transfer-Encoding"}
@@ -99,6 +99,8 @@ class ScriptedServer:
                 pass
 
         class Server(ThreadingHTTPServer):
+            request_queue_size = 128  # or the kernel drops some of many who come at once
+
             def handle_error(self, *_: Any) -> None:
                 pass  # clients that go away are what tests are about
 

@@ -72,11 +72,17 @@ def test_headers_without_end_are_refused(
     registry.close()
 
 
-def test_an_answer_that_takes_its_time_within_reason_is_waited_for() -> None:
-    registry = Registry(OPTIONS)
+def test_an_answer_that_takes_its_time_within_reason_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("snapshotter.registry.deadlines.time.monotonic", lambda: now[0])
+    registry = Registry(
+        RegistryOptions(certs_d=(), docker_config="/nonexistent", answer_timeout=Seconds(60))
+    )
 
     def answer(request: object) -> Reply:
-        time.sleep(0.3)
+        now[0] += 40
         return Reply(404)
 
     with scripted(answer) as server:

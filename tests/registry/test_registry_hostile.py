@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fuzzing import DAMAGES, Damage, damaged, documents, examples, is_for_people
 from hypothesis import given
@@ -79,7 +80,7 @@ class Wire:
                 return
 
     def _request(self, connection: socket.socket) -> bool:
-        connection.settimeout(5)
+        connection.settimeout(30)
         raw = b""
         while b"\r\n\r\n" not in raw:
             piece = connection.recv(1 << 16)
@@ -176,11 +177,11 @@ class Stage:
     options: RegistryOptions
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
     """A registry of which nothing is known to be good, and a user who has credentials for it."""
     wire = Wire()
-    config = tmp_path_factory.mktemp("docker") / "config.json"
+    config = tmp_path / "config.json"
     auths = {wire.address: {"username": "alice", "password": PASSWORD}}
     config.write_text(json.dumps({"auths": auths}))
     options = RegistryOptions(
@@ -273,22 +274,26 @@ def test_whatever_is_answered_is_right_or_an_error_and_the_next_read_works(
     stage.wire.answers, stage.wire.keep = list(answers), keep
     refused_or(lambda: ask(stage))
     stage.wire.answers, stage.wire.keep = [RANGE], False
-    for _ in range(4):
-        # A wrong answer, or a token, that came before may be spent on the next request.
+    # A wrong answer, or a token, that came before may be spent on the next request.
+    attempts = 4
+    while attempts:
         try:
             assert read(stage) == CONTENT[START:END]
-            break
-        except RegistryError:
-            continue
-    else:
-        pytest.fail("the next read did not work")
+            return
+        except RegistryError as error:
+            attempts -= " in time" not in str(error)  # a busy machine may be late, ever again
+    pytest.fail("the next read did not work")
 
 
 @pytest.mark.parametrize("sound", [RANGE, CHUNKED])
 def test_the_samples_are_sound(stage: Stage, sound: bytes) -> None:
+    long = Seconds(60)
+    patient = msgspec.structs.replace(
+        stage.options, read_timeout=long, connect_timeout=long, answer_timeout=long
+    )
     for answers in ([sound], [REDIRECT, sound], [CHALLENGE, GIVEN, sound]):
         stage.wire.answers, stage.wire.keep = list(answers), False
-        registry = Registry(stage.options)
+        registry = Registry(patient)
         assert read(replace(stage, registry=registry)) == CONTENT[START:END]
         registry.close()
 

@@ -6,6 +6,7 @@ import base64
 import json
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -230,9 +231,8 @@ def test_the_newest_secret_of_a_repository_counts_and_their_number_is_bounded() 
 
 
 def test_secrets_outlive_the_process_in_memory_and_never_on_a_disk(tmp_path: Path) -> None:
-    shared = Path("/dev/shm") / f"modelpack-{tmp_path.name}"
-    shared.mkdir()
-    try:
+    with TemporaryDirectory(dir="/dev/shm") as memory:
+        shared = Path(memory)
         for directory in (tmp_path, shared):
             secrets = PullSecrets(directory / "secrets")
             secrets.keep("r.example", "a", PullSecret(ALICE, "r.example"))
@@ -243,10 +243,6 @@ def test_secrets_outlive_the_process_in_memory_and_never_on_a_disk(tmp_path: Pat
         assert not PullSecrets(shared / "secrets").has("r.example", "a")
         (shared / "secrets").write_text("{}")
         assert not PullSecrets(shared / "secrets").has("r.example", "a")
-    finally:
-        for file in shared.iterdir():
-            file.unlink()
-        shared.rmdir()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from types import SimpleNamespace
 
 import pytest
 from registry_scripted import Reply, scripted
@@ -38,15 +39,21 @@ def test_any_rate_may_do() -> None:
 
 
 @pytest.mark.parametrize("wire", [HEAD, b""], ids=["body", "header"])
-def test_a_connection_that_trickles_is_given_up(wire: bytes) -> None:
+def test_a_connection_that_trickles_is_given_up(
+    wire: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Though it never pauses as long as its timeout."""
     over = threading.Event()
+    looks = itertools.count(step=5.0)  # each byte takes five seconds, by this clock
+    clock = SimpleNamespace(monotonic=lambda: next(looks))
+    monkeypatch.setattr("snapshotter.registry.paced.time", clock)
 
     registry = Registry(
         RegistryOptions(
             certs_d=(),
             docker_config="/nonexistent",
-            read_timeout=Seconds(0.4),
+            read_timeout=Seconds(30),
+            answer_timeout=Seconds(600),
             min_rate=ByteSize(1000),
         )
     )

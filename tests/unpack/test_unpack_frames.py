@@ -37,6 +37,7 @@ from snapshotter.unpack.at_random import INDEX_FRAMES, read_frames
 from snapshotter.unpack.frame_reader import FramePool
 from snapshotter.unpack.frames import FRAME_LIMIT, Frames, decompress_frame
 from snapshotter.unpack.options import UnpackOptions
+from snapshotter.unpack.stream import Stream
 
 ZSTD = Encoding.TAR_ZSTD
 FRAME = 256 << 10
@@ -283,17 +284,25 @@ def swapped() -> bytes:
 def test_wrong_bytes_that_a_table_led_to_are_found_when_the_stream_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    wrong_ones_read, feed = threading.Event(), Stream.feed
+
+    def fed(self: Stream, piece: bytes) -> None:
+        assert wrong_ones_read.wait(LONG)
+        feed(self, piece)
+
     monkeypatch.setattr(unpacked, "_NEAR", 1)
+    monkeypatch.setattr(Stream, "feed", fed)
     data = swapped()
     with rooms(tmp_path) as node:
         origin = Origin(data)
         layer = node.unpacker.claim(archive_of(data, ZSTD), origin, None)
         (entry,) = layer.index(LONG).entries
         read(layer, entry.offset + (30 << 20), 1000)  # ten bytes off, and nobody can know
+        wrong_ones_read.set()
         until(lambda: layer.failure is not None)
         with pytest.raises(FetchError, match="its seek table says"):
             read(layer, entry.offset, 10)
-        assert node.bad == [layer.blob]
+        until(lambda: node.bad == [layer.blob])
 
 
 def test_a_registry_that_lost_the_blob_is_an_error_of_the_read_and_the_next_may_be_luckier(
@@ -306,6 +315,7 @@ def test_a_registry_that_lost_the_blob_is_an_error_of_the_read_and_the_next_may_
         origin.gone = True
         with pytest.raises(FetchError, match="404"):
             read(layer, entry.offset + (6 << 20), 100)
+        until(lambda: not node.fetcher._busy())  # what was asked before may fail still
         origin.gone = False
         assert read(layer, entry.offset + (6 << 20), 100) == FILES["b.bin"][6 << 20 :][:100]
 
