@@ -169,6 +169,7 @@ def test_files_that_become_complete_between_two_kills_are_read_by_the_kernel_and
         reader.during("in-order", lambda: kill_and_start(reader.snapshotter, 8, 3))
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", ["in-order", "mapped", "random"])
 def test_no_read_fails_and_no_byte_is_wrong_however_often_the_daemon_is_killed(
     machine: Machine, places: Places, registry: Registry, how: str

@@ -76,7 +76,6 @@ class Snapshotter:
     def wait_until_verified(self) -> None:
         """Until the disk, too, has every blob of what is mounted as verified: a moment after the
         status says so. The kernel may read them itself then, and the next daemon knows them."""
-
         kept = self.places.root / "cache" / "blobs"
 
         def verified() -> bool:
