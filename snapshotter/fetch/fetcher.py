@@ -1,21 +1,17 @@
-"""The fetcher: threads that bring ranges, around the one decision of plan.py.
+"""The fetcher: what readers ask, around the one decision of plan.py.
 
 A reader's thread notes what is read and parks what is not there. Each connection
-has a thread that asks for the next range, brings it (worker.py), and answers the
-reads that became whole. One lock guards the state; nothing slow happens under it.
+has a thread (couriers.py) that asks for the next range, brings it (worker.py), and answers
+the reads that became whole. One lock guards the state; nothing slow happens under it.
 """
 
 from __future__ import annotations
 
-import math
-import random
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
-
-import structlog
 
 from snapshotter.buffers import ThreadBuffer
 from snapshotter.cache.blob import Blob, BlobState
@@ -23,13 +19,12 @@ from snapshotter.cache.errors import CacheError, Unreadable
 from snapshotter.cache.quarantine import Quarantine
 from snapshotter.cache.ranges import RangeSet
 from snapshotter.cache.space import Space
+from snapshotter.fetch.couriers import Couriers
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.gates import Crew, gate_of
 from snapshotter.fetch.hot import PIECE, HotPieces
 from snapshotter.fetch.options import FetchOptions
-from snapshotter.fetch.plan import backoff, next_range
-from snapshotter.fetch.pressure import CpuPressure
-from snapshotter.fetch.records import Download, Fate, Flight, LoadedModel, Read, ReadResult
+from snapshotter.fetch.records import Download, LoadedModel, Read, ReadResult
 from snapshotter.fetch.state import State
 from snapshotter.fetch.stats import FetchStats
 from snapshotter.fetch.streams import Run
@@ -37,24 +32,14 @@ from snapshotter.fetch.strict import StrictGate
 from snapshotter.fetch.verdicts import Verdicts
 from snapshotter.fetch.verifier import Verifier
 from snapshotter.fetch.verify_options import VerifyOptions
-from snapshotter.fetch.worker import PASSING, Worker, from_cache, hand_over
-from snapshotter.registry.blobs import BlobOrigin, RangeBody
-from snapshotter.registry.errors import Busy, RegistryError
-from snapshotter.throttle import Throttle
+from snapshotter.fetch.worker import PASSING, from_cache, hand_over
+from snapshotter.registry.blobs import BlobOrigin
 
 if TYPE_CHECKING:
     from snapshotter.artifact.chunks import ChunkDigests
     from snapshotter.artifact.digest import Digest
 
 __all__ = ["Fetcher", "LoadedModel", "ReadResult"]
-
-log = structlog.get_logger(__name__)
-
-_UNCACHED = 30.0
-"""Seconds without readahead and completion after the cache took no bytes."""
-_REST = 10.0
-"""Seconds without a range being fetched after which the buffers for them are given back."""
-_JOIN = 5.0
 
 
 def _ignore(_: Blob) -> None:
@@ -85,16 +70,9 @@ class Fetcher:
         self._space = space
         self._crew = Crew()
         self._state = State(options)
-        self._pressure = CpuPressure()
         self._hot = HotPieces(options.memory)
         self._downloads: WeakValueDictionary[Digest, Download] = WeakValueDictionary()
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
-        self._told = Throttle()
-        self._idle = 0
-        self._flew = -math.inf
-        """When the latest range was begun."""
-        self._closed = False
         self._scratch = ThreadBuffer(PIECE)
         self._verdicts = Verdicts(
             self,
@@ -113,12 +91,17 @@ class Fetcher:
             on_unreadable=self._verdicts.unreadable,
             on_failed=self._verdicts.settle,
         )
-        self._threads = [
-            threading.Thread(target=self._run, name=f"modelpack-fetch-{number}", daemon=True)
-            for number in range(options.connections)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._couriers = Couriers(
+            options,
+            self._state,
+            self._lock,
+            self._hot,
+            self.stats,
+            space,
+            answer=self.answer,
+            on_arrival=self._verifier.put,
+        )
+        self._couriers.start()
 
     def add_model(
         self,
@@ -135,7 +118,7 @@ class Fetcher:
         """
         origins: dict[Download, BlobOrigin] = {}
         with self._lock:
-            if self._closed:
+            if self._couriers.closed:
                 raise FetchError("no model can be read: the fetcher is closed")
             for blob, origin in blobs:
                 download = self._downloads.get(blob.digest)
@@ -179,7 +162,7 @@ class Fetcher:
             for blob, places in pieces.items():
                 if blob in known:
                     known[blob].pieces = places
-            self._wake(time.monotonic())
+            self._couriers.wake(time.monotonic())
 
     def prefetch(self, model: LoadedModel, ranges: Sequence[tuple[Blob, int, int]]) -> None:
         """Fetch ``[start, end)`` of blobs of ``model`` in this order, behind what readers wait for.
@@ -195,7 +178,7 @@ class Fetcher:
                 for blob, start, end in ranges
                 if blob in known
             )
-            self._work.notify_all()
+            self._couriers.wake_all()
 
     def read(
         self,
@@ -262,27 +245,21 @@ class Fetcher:
             if self._options.background and model in self._state.models:
                 begin = time.monotonic() + self._options.background_delay
                 model.background_at = min(model.background_at, begin)
-                self._work.notify()
+                self._couriers.remind()
 
     def close(self) -> None:
         """Fail the reads that wait, and end the threads. Idempotent."""
         with self._lock:
-            self._closed = True
+            bodies = self._couriers.stop()
             waiting = [self._state.drop(read) for read in list(self._state.reads)]
-            bodies = [flight.body for flight in self._state.flights if flight.body is not None]
             gates = [d.gate for d in self._downloads.values() if d.gate is not None]
-            self._work.notify_all()
         for read in waiting:
             hand_over(read, _closed_error(read))
         for body in bodies:
             body.close()
         self._crew.close(gates)
         self._verifier.close()
-        patience = time.monotonic() + _JOIN
-        for thread in self._threads:
-            thread.join(max(0.0, patience - time.monotonic()))
-            if thread.is_alive():
-                log.warning("a request did not end in time", thread=thread.name)
+        self._couriers.join()
 
     # Answering
 
@@ -293,11 +270,11 @@ class Fetcher:
             bad = read.download.why_bad
             if bad is not None:
                 failure = FetchError(bad)
-            elif self._closed:
+            elif self._couriers.closed:
                 failure = _closed_error(read)
             elif not there:
                 self._state.park(read)
-            self._wake(time.monotonic())
+            self._couriers.wake(time.monotonic())
         if failure is not None:
             hand_over(read, failure)
         elif there:
@@ -327,76 +304,14 @@ class Fetcher:
             if len(data) >= PASSING and read.download.gate is None:
                 read.download.blob.passed(read.start, read.end)
 
-    # Connections' threads
-
-    def _run(self) -> None:
-        worker = Worker(self, self._hot)
-        while self._fly_next(worker):
-            pass
-
-    def _fly_next(self, worker: Worker) -> bool:
-        """Wait for a range to fetch, and bring it. False when there will be none any more."""
-        flight = self._next_flight()
-        if flight is None:
-            return False
-        error: Exception | None = None
-        self.stats.count_request()
-        try:
-            worker.fly(flight)
-        except RegistryError as raised:
-            error = raised
-        except Exception as raised:
-            log.exception("fetching failed unexpectedly", digest=flight.download.blob.digest)
-            error = raised
-        self._ended(flight, error)
-        return True
-
-    def _next_flight(self) -> Flight | None:
-        while True:
-            with self._lock:
-                if self._closed:
-                    return None
-                now = time.monotonic()
-                expired = self._state.expire(now)
-                if not expired:
-                    chosen = next_range(self._state, now)
-                    if chosen is not None:
-                        flight = self._state.begin(chosen, now)
-                        self._flew = now
-                        self._wake(now)
-                        return flight
-                    if not self._state.flights and now >= self._flew + _REST:
-                        self._hot.rest()
-                    self._idle += 1
-                    event = self._state.next_event(now)
-                    if not self._hot.idle:
-                        event = min(event, _REST)
-                    self._work.wait(None if math.isinf(event) else event)
-                    self._idle -= 1
-            self._fail_late(expired)
-
-    def _wake(self, now: float) -> None:
-        """With the lock held: wake a thread if there is something to do for it."""
-        if self._idle and next_range(self._state, now) is not None:
-            self._work.notify()
-
-    def started(self, flight: Flight, body: RangeBody) -> None:
-        with self._lock:
-            flight.body = body
-            closed = self._closed
-        if closed:
-            body.close()
-
-    def asking(self, flight: Flight, position: int, end: int) -> int:
-        with self._lock:
-            return self._state.asking(flight, position, end)
+    # What the cache says
 
     def made_room(self) -> None:
         """The cache takes bytes again, also those that nobody waits for."""
         with self._lock:
             self._state.uncached_until = 0
             self._state.full = False
-            self._work.notify_all()
+            self._couriers.wake_all()
 
     def evicted(self, blob: Blob) -> None:
         """Bytes of ``blob`` are gone: they come again when somebody reads them."""
@@ -404,81 +319,6 @@ class Fetcher:
             download = self._downloads.get(blob.digest)
             if download is not None:
                 self._state.forget(download)
-
-    def fate(self, flight: Flight, end: int) -> Fate:
-        with self._lock:
-            return self._state.fate(flight, end, time.monotonic())
-
-    def landed(self, flight: Flight, data: memoryview, failure: CacheError | None) -> list[Read]:
-        self.stats.count_bytes(len(data))
-        download = flight.download
-        now = time.monotonic()
-        with self._lock:
-            self._state.cpu_short = self._pressure.short(now)
-            ready = self._state.landed(flight, data, cached=failure is None, now=now)
-            expired = self._state.expire(now)
-            bad = download.why_bad
-            if failure is not None and bad is None:
-                if self._state.uncached_until < now:
-                    log.warning("the cache takes no bytes, reading on without", error=str(failure))
-                self._state.uncached_until = now + _UNCACHED
-            self._state.full = self._space is not None and not self._space.plenty
-        if failure is None and download.blob.complete:
-            self._verifier.put(download.blob)
-        self._fail_late(expired)
-        if bad is None:
-            return ready
-        for read in ready:
-            hand_over(read, FetchError(bad))
-        return []
-
-    def _ended(self, flight: Flight, error: Exception | None) -> None:
-        download = flight.download
-        asked = getattr(error, "retry_after", None)
-        with self._lock:
-            if isinstance(error, Busy):
-                delay = error.retry_after or 0.0
-            else:
-                delay = backoff(self._options, download.failures, asked, random.random())
-            failed = self._state.ended(flight, error, delay, time.monotonic())
-            closed = self._closed
-        self._verifier.put(download.blob)
-        # Reads that fail are told of where their file is known.
-        if error is not None and not closed and not failed and not isinstance(error, Busy):
-            self._tell(flight, error, delay)
-        for read in failed:
-            failure = FetchError(str(error))
-            failure.__cause__ = error
-            hand_over(read, failure)
-
-    def _tell(self, flight: Flight, error: Exception, delay: float) -> None:
-        """One line for all failures of one kind at a host: a storm has thousands."""
-        kind = getattr(error, "host", ""), type(error), getattr(error, "status", None)
-        kept_back = self._told.admit(kind)
-        if kept_back is not None:
-            log.info(
-                "range failed, trying again",
-                blob=flight.model.origins[flight.download].name,
-                start=flight.start,
-                end=flight.end,
-                error=str(error),
-                next_attempt_in=round(delay, 1),
-                alike_not_logged=kept_back,
-            )
-
-    def _fail_late(self, expired: list[Read]) -> None:
-        for read in expired:
-            hand_over(read, self._late(read))
-
-    def _late(self, read: Read) -> FetchError:
-        last = read.download.last_error
-        failure = FetchError(
-            f"{read.model.origins[read.download].name}: bytes {read.start}-{read.end - 1} "
-            f"did not come within {self._options.read_deadline:g} s; "
-            f"last error: {last or 'none, the registry is too slow'}"
-        )
-        failure.__cause__ = last
-        return failure
 
     # Verification
 

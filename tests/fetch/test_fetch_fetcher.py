@@ -19,7 +19,7 @@ from snapshotter.artifact.digest import digest_of
 from snapshotter.cache.blob import Blob, BlobState
 from snapshotter.cache.options import CacheOptions
 from snapshotter.cache.store import BlobStore
-from snapshotter.fetch import fetcher, hot, state, stats
+from snapshotter.fetch import couriers, fetcher, hot, state, stats
 from snapshotter.fetch.errors import FetchError
 from snapshotter.fetch.fetcher import Fetcher, LoadedModel, ReadResult
 from snapshotter.fetch.options import FetchOptions
@@ -127,7 +127,7 @@ def test_reading_forward_fetches_every_byte_once(stage, monkeypatch) -> None:
 
 
 def test_reading_forward_is_answered_from_the_buffers_bytes_arrived_in(stage, monkeypatch) -> None:
-    for module, name in ((state, "LULL"), (hot, "STALE"), (fetcher, "_REST")):
+    for module, name in ((state, "LULL"), (hot, "STALE"), (couriers, "_REST")):
         monkeypatch.setattr(module, name, 3600.0)  # however late this reader goes on
     for offset in range(0, SIZE, MIB):
         assert stage.read(offset, MIB) == CONTENT[offset : offset + MIB]
@@ -138,7 +138,7 @@ def test_reading_forward_is_answered_from_the_buffers_bytes_arrived_in(stage, mo
 
 
 def test_the_buffers_are_given_back_when_nothing_is_fetched(stage, monkeypatch) -> None:
-    monkeypatch.setattr(fetcher, "_REST", 0.1)
+    monkeypatch.setattr(couriers, "_REST", 0.1)
     stage.read_forward()
     wait_until(lambda: stage.fetcher._hot.idle)
     assert stage.read(0, SIZE) == CONTENT
@@ -272,7 +272,8 @@ class Clock:
 def wait_in_vain(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read waits for its whole deadline, and no attempt is under way after it."""
     clock = Clock()
-    monkeypatch.setattr(fetcher, "time", clock)
+    for module in (fetcher, couriers):
+        monkeypatch.setattr(module, "time", clock)
     stage.server.before = lambda answer, start, end: answer.fail(503)
     answer = stage.ask(0, 10)
     (download,) = stage.model.origins
@@ -365,7 +366,7 @@ def test_removing_a_model_ends_its_completion(stage) -> None:
 def test_closing_fails_whoever_waits_and_wakes_whoever_receives(
     tmp_path, server, monkeypatch
 ) -> None:
-    monkeypatch.setattr(fetcher, "_JOIN", 20.0)  # less than its socket would wait
+    monkeypatch.setattr(couriers, "_JOIN", 20.0)  # less than its socket would wait
     stuck = threading.Event()
     go = threading.Event()
 
