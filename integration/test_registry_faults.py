@@ -29,6 +29,7 @@ from integration.harness.node import Node
 from integration.harness.registry import Registry
 from integration.models_small import WEIGHTS, SmallModel, push_small
 from integration.test_cri_pods import eventually
+from snapshotter import throttle
 
 QUICK: dict[str, dict[str, Any]] = {
     "registry": {
@@ -125,6 +126,15 @@ def failures(node: Node, model: SmallModel) -> list[str]:
     return [e["error"] for e in node.events("read failed") if model.repository in e["model"]]
 
 
+def failing(node: Node, directory: Path, model: SmallModel) -> str:
+    """A read fails, and the log has a line for it, but not one for each request behind it."""
+    began = time.monotonic()
+    assert failed(read(node, directory))
+    line, *more = failures(node, model)
+    assert len(more) <= (time.monotonic() - began) // throttle.PERIOD, more
+    return line
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_that_passes_is_not_noticed(
     patient: Node, proxy: FaultyRegistry, model: SmallModel, name: str
@@ -163,6 +173,9 @@ class Lasting:
     model: SmallModel
     proxy: FaultyRegistry
     during: subprocess.CompletedProcess[str]
+    lines: list[str]
+    """What the log said of it, in ``seconds``."""
+    seconds: float
     state: str
     after: subprocess.CompletedProcess[str]
 
@@ -184,13 +197,17 @@ def lasting(
                 proxy.whole = True
             else:
                 proxy.fault(FAULTS[name][0])
+            began = time.monotonic()
             during = read(node, mounted)
+            lines = failures(node, model)
+            seconds = time.monotonic() - began
             state = json.dumps(node.host(proxy.host))
             if name == "refused":
                 proxy.start()
             proxy.whole = False
             proxy.heal()
-            return Lasting(model, proxy, during, state, read_again(node, mounted, model))
+            after = read_again(node, mounted, model)
+            return Lasting(model, proxy, during, lines, seconds, state, after)
 
     names = [*FAULTS, "refused", "whole"]
     with ThreadPoolExecutor(len(names)) as pool:
@@ -199,12 +216,13 @@ def lasting(
 
 @pytest.mark.parametrize("name", [*FAULTS, "refused"])
 def test_a_fault_that_lasts_is_an_error_until_it_ends(
-    node: Node, lasting: dict[str, Lasting], name: str
+    lasting: dict[str, Lasting], name: str
 ) -> None:
     what = lasting[name]
     assert failed(what.during), what.during
     assert got(what.after, what.model), what.after
-    line, *_ = failures(node, what.model)
+    line, *more = what.lines
+    assert len(more) <= what.seconds // throttle.PERIOD, more
     says = FAULTS[name][1] if name in FAULTS else "connection refused"
     assert what.proxy.host in line
     assert what.model.repository in line
@@ -260,8 +278,7 @@ def test_an_object_storage_that_always_refuses_is_named(
         storage.fault(status(403))
         proxy.storage = storage
         directory = node.mount(model.at(proxy.host))
-        assert failed(read(node, directory))
-        line, *_ = failures(node, model)
+        line = failing(node, directory, model)
         assert f"{storage.host} answered 403" in line
         storage.heal()
         assert got(read_again(node, directory, model), model)
@@ -289,8 +306,7 @@ def test_a_name_that_dns_does_not_know_is_an_error_until_it_does(
     directory = node.mount(model.at(name))
     write_hosts(node, name, "no-such-host.invalid")
     wait_for_hosts_file()
-    assert failed(read(node, directory))
-    line, *_ = failures(node, model)
+    line = failing(node, directory, model)
     assert "no-such-host.invalid" in line
     write_hosts(node, name, proxy.host)
     wait_for_hosts_file()
@@ -306,8 +322,7 @@ def test_a_certificate_nobody_vouches_for_is_an_error_of_its_own(
         directory = node.mount(model.at(name))
         write_hosts(node, name, f"https://{secure.host}")
         wait_for_hosts_file()
-        assert failed(read(node, directory))
-        line, *_ = failures(node, model)
+        line = failing(node, directory, model)
         assert "certificate is not trusted" in line
         assert secure.host in line
         (node.certs / name / "hosts.toml").write_text(

@@ -235,7 +235,7 @@ def _sweep() -> None:
                 _remove(root)
         except BlockingIOError:
             continue  # a run that goes on
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # being made, or deleted, by a run of its own; or none of ours
         except (OSError, ProcessError):
-            continue  # its programs are still ending: the next one deletes it
+            # Being made, or deleted, by a run of its own; none of ours; or its programs are
+            # still ending: then the next one deletes it.
+            continue

@@ -70,6 +70,7 @@ class Couriers:
         self._flew = -math.inf
         """When the latest range was begun."""
         self.closed = False
+        """Nothing is begun any more."""
         self._threads = [
             threading.Thread(target=self._run, name=f"modelpack-fetch-{number}", daemon=True)
             for number in range(options.connections)
@@ -99,6 +100,7 @@ class Couriers:
         return [flight.body for flight in self._state.flights if flight.body is not None]
 
     def join(self) -> None:
+        """Wait some seconds for the threads to end; one that does not is told of in the log."""
         patience = time.monotonic() + _JOIN
         for thread in self._threads:
             thread.join(max(0.0, patience - time.monotonic()))

@@ -98,13 +98,13 @@ class Link:
         """Have the keeper end; returns when it has let go of everything."""
         self.ask("quit")
         try:
-            receive(self._socket)
-        except Silent:
-            raise KeeperError(
-                f"the keeper at {self.address} was told to end, and does not"
-            ) from None
+            _, files = receive(self._socket)
+        except (Silent, BadMessage):
+            files = []
         except Gone:
-            pass
+            return
+        close(files)
+        raise KeeperError(f"the keeper at {self.address} was told to end, and does not")
 
     def ids(self) -> list[str]:
         """Of everything it holds."""

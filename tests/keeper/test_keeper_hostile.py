@@ -106,3 +106,12 @@ def test_files_that_come_with_an_answer_that_is_none_are_closed() -> None:
     with keeper([b"nonsense"]) as path, pytest.raises(KeeperError):
         Link(path)
     assert open_files() <= before
+
+
+def test_one_that_talks_on_when_it_is_told_to_end_is_an_error() -> None:
+    with keeper([json.dumps(HELLO).encode()]) as path:
+        link = Link(path)
+        link._socket.send(b"one more, to be answered too")
+        with pytest.raises(KeeperError, match="was told to end, and does not"):
+            link.quit()
+        link.close()

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -18,6 +19,8 @@ from snapshotter.keeper.errors import KeeperError
 from snapshotter.keeper.keeping import Keeping
 from snapshotter.keeper.link import Link, NoKeeper, cgroup_file, start_keeper
 from snapshotter.keeper.options import KeeperOptions
+
+Service: TypeAlias = Callable[[], subprocess.Popen[str]]
 
 
 @pytest.fixture
@@ -170,7 +173,7 @@ def test_its_control_group_is_one_of_the_unified_hierarchy() -> None:
 
 
 @pytest.fixture
-def service(address: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+def service(address: Path) -> Iterator[Service]:
     """Starts a keeper as its unit does; returns once it has said to systemd that it is ready."""
     with contextlib.ExitStack() as stack, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.bind(f"{address}.notify")
@@ -193,7 +196,7 @@ def service(address: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
 
 
 def test_a_keeper_that_is_a_service_listens_when_it_is_ready(
-    address: Path, service: Callable[[], subprocess.Popen[str]]
+    address: Path, service: Service
 ) -> None:
     process = service()
     link = Link(address)
@@ -203,7 +206,7 @@ def test_a_keeper_that_is_a_service_listens_when_it_is_ready(
 
 def test_a_service_that_is_started_again_is_waited_for(
     address: Path,
-    service: Callable[[], subprocess.Popen[str]],
+    service: Service,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("snapshotter.keeper.keeping._SERVICE", 60)
@@ -224,7 +227,7 @@ def test_a_service_that_is_started_again_is_waited_for(
 
 def test_a_service_that_does_not_come_again_is_replaced(
     address: Path,
-    service: Callable[[], subprocess.Popen[str]],
+    service: Service,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("snapshotter.keeper.keeping._SERVICE", 0.2)
@@ -241,7 +244,7 @@ def test_a_service_that_does_not_come_again_is_replaced(
 
 def test_a_service_that_finds_another_keeper_is_the_next_one(
     address: Path,
-    service: Callable[[], subprocess.Popen[str]],
+    service: Service,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start_keeper(address, None)
